@@ -1,0 +1,45 @@
+"""The small pieces that make a value's repr short and its notebook card clear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+_CARD = (
+    "display:inline-block;font:13px/1.5 system-ui,sans-serif;border:1px solid #8884;"
+    "border-radius:6px;padding:8px 12px;margin:2px 0"
+)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return `value` to a few significant digits: 5.1, 0.0042, 12.
+
+    >>> number(5.1234), number(0.00421), number(1234.5)
+    ('5.12', '0.00421', '1.23e+03')
+    """
+    return f"{value:.{digits}g}"
+
+
+def share(value: float) -> str:
+    """Return a share as a percentage: 11%, 0.4%."""
+    percent = 100 * value
+    return f"{percent:.0f}%" if percent >= 1 or percent == 0 else f"{percent:.1g}%"
+
+
+def interval(low: float, high: float, digits: int = 2) -> str:
+    """Return an interval in brackets: [0.93, 0.99]."""
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number with its noun: 1 pair, 64 pairs."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def card(title: str, rows: Mapping[str, str]) -> str:
+    """Return an HTML card: a title, and a line for each row. Everything is escaped."""
+    lines = "".join(
+        f"<div><span style='opacity:.65'>{escape(key)}</span> {escape(value)}</div>"
+        for key, value in rows.items()
+    )
+    return f"<div style='{_CARD}'><div><b>{escape(title)}</b></div>{lines}</div>"

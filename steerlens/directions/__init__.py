@@ -1,0 +1,10 @@
+"""Directions: the vector that tells the sides of a contrast apart, and finding it."""
+
+from steerlens.directions.collection import Directions as Directions
+from steerlens.directions.direction import Direction as Direction
+from steerlens.directions.direction import Quality as Quality
+from steerlens.directions.finding import FINDERS as FINDERS
+from steerlens.directions.finding import find_directions as find_directions
+from steerlens.directions.mean_difference import mean_difference as mean_difference
+from steerlens.directions.pca import pca as pca
+from steerlens.directions.probe import probe as probe

@@ -1,0 +1,55 @@
+"""Directions: what a finder returns, by hook name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from steerlens.cards import count
+from steerlens.directions.direction import Direction
+from steerlens.errors import BadInputError, UnknownNameError, nearest
+from steerlens.host import hook_name, split_name
+
+
+@dataclass(frozen=True, repr=False)
+class Directions(Mapping[str, Direction]):
+    """Directions by hook name, as ActivationCache is: `directions["resid_post", 14]`."""
+
+    found: Mapping[str, Direction]
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Direction:
+        """Return the direction at a hook name, or at a (site, layer)."""
+        name = hook_name(*key) if isinstance(key, tuple) else key
+        if name not in self.found:
+            raise UnknownNameError(
+                f"There is no direction at {name!r}. {nearest(name, self.found).capitalize()}."
+            )
+        return self.found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over hook names, in the order of the model."""
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        """Return the number of directions."""
+        return len(self.found)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that hold a direction."""
+        return tuple(sorted({d.layer for d in self.found.values() if d.layer is not None}))
+
+    def best(self, by: str = "auc") -> Direction:
+        """Return the direction of the highest held-out "auc" or "effect_size"."""
+        if any(direction.quality is None for direction in self.found.values()):
+            raise BadInputError("best() needs held-out quality; find with quality=True.")
+        return max(self.found.values(), key=lambda direction: getattr(direction.quality, by))
+
+    def __repr__(self) -> str:
+        """Return a line a direction."""
+        sites = {split_name(name)[0] for name in self.found}
+        head = f"Directions({count(len(self), 'direction')} at {', '.join(sorted(sites))})"
+        return "\n".join([head, *(f"  {direction!r}" for direction in self.found.values())])
+
+    def _repr_html_(self) -> str:
+        return "".join(direction._repr_html_() + "<br>" for direction in self.found.values())

@@ -1,0 +1,188 @@
+"""Direction: one vector at one hook point, with where it came from and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.cards import card, count, interval, number, share
+from steerlens.errors import BadInputError
+from steerlens.host import layer_of
+from steerlens.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a finder's directions tell held-out items apart, beside placebos.
+
+    The items are halved at random; the direction found in each half scores the other.
+    """
+
+    auc: float
+    """Mean of the two held-out AUCs."""
+    auc_interval: Interval
+    """Bootstrap 95% interval over items."""
+    effect_size: float
+    """Cohen's d of the held-out scores."""
+    split_half_cosine: float
+    """Cosine between the directions of the two halves."""
+    shuffled_band: Interval
+    """95% band of the AUC of directions found with shuffled labels."""
+    random_band: Interval
+    """95% band of the AUC of random directions."""
+    rank: int
+    """1 if the AUC is above every shuffled-label and random direction's."""
+    placebos: int
+    """How many shuffled-label directions, and as many random ones."""
+
+    @property
+    def beyond_placebo(self) -> bool:
+        """Whether the AUC lies above the shuffled-label band."""
+        return self.auc > self.shuffled_band[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A vector at a hook point, in float32, with its source.
+
+    `vector` has the activation's shape after (batch, pos): (d_model,) in the stream,
+    (n_heads, d_head) at `z`, (d_mlp,) at `mlp.hook_post`. Its length is kept: for found
+    directions it is the distance between the sides' means along it, so that a coefficient of
+    1 moves one side's mean onto the other's.
+
+    >>> Direction("blocks.3.hook_resid_post", torch.tensor([3.0, 4.0]), name="up")
+    Direction('up', blocks.3.hook_resid_post, d=2, |v|=5)
+    """
+
+    hook_name: str
+    vector: Float[Tensor, "*unit"]
+    name: str = "direction"
+    quality: Quality | None = None
+    stream_norm: float | None = None
+    """Mean norm of the activations it was found in."""
+    items: str = ""
+    """What it was found in: "64 pairs"."""
+    provenance: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on a vector that is not finite."""
+        if not torch.isfinite(self.vector).all():
+            raise BadInputError(f"The vector of direction {self.name!r} is not finite.")
+        object.__setattr__(self, "vector", self.vector.float())
+
+    @property
+    def layer(self) -> int | None:
+        """The layer of its hook point."""
+        return layer_of(self.hook_name)
+
+    @property
+    def norm(self) -> float:
+        """The length of the vector."""
+        return float(self.vector.norm())
+
+    def unit(self) -> Direction:
+        """Return the direction at length 1. Raises BadInputError on a zero vector."""
+        if self.norm == 0:
+            raise BadInputError(f"Direction {self.name!r} has length 0 and no unit vector.")
+        return self._with(self.vector / self.norm, self.name)
+
+    def cosine(self, other: Direction) -> float:
+        """Return the cosine with another direction of the same shape."""
+        self._check(other, same_hook=False)
+        a, b = self.unit().vector.flatten(), other.unit().vector.flatten()
+        return float(torch.dot(a, b).clamp(-1, 1))
+
+    def heads(self, *heads: int) -> Direction:
+        """Return the direction with every head's part but these set to zero (at `z`, `q`, ...)."""
+        if self.vector.ndim != 2:
+            raise BadInputError(f"{self.hook_name!r} has no heads; {self!r} is one vector.")
+        return self._only(heads, "head")
+
+    def neurons(self, *neurons: int) -> Direction:
+        """Return the direction with every entry but these set to zero."""
+        if self.vector.ndim != 1:
+            raise BadInputError(f"{self!r} is a vector a head; use heads(...).")
+        return self._only(neurons, "neuron")
+
+    def at(self, hook_name: str) -> Direction:
+        """Return the same vector said to live at another hook point, to write it there."""
+        return replace(self, hook_name=hook_name, quality=None, stream_norm=None)
+
+    def _only(self, kept: Sequence[int], noun: str) -> Direction:
+        size = len(self.vector)
+        wrong = [i for i in kept if not 0 <= i < size]
+        if wrong or not kept:
+            raise BadInputError(f"{self!r} has {noun}s 0 to {size - 1}; got {list(kept)}.")
+        vector = torch.zeros_like(self.vector)
+        vector[list(kept)] = self.vector[list(kept)]
+        return self._with(vector, f"{self.name}, {noun} {', '.join(map(str, kept))}")
+
+    def _check(self, other: Direction, *, same_hook: bool = True) -> None:
+        if same_hook and self.hook_name != other.hook_name:
+            raise BadInputError(
+                f"{self.name!r} lives at {self.hook_name!r} and {other.name!r} at "
+                f"{other.hook_name!r}. Use .at(...) to say that one is meant at the other's place."
+            )
+        if self.vector.shape != other.vector.shape:
+            raise BadInputError(
+                f"Shapes differ: {self.name!r} is {tuple(self.vector.shape)}, {other.name!r} is "
+                f"{tuple(other.vector.shape)}."
+            )
+
+    def _with(self, vector: Tensor, name: str) -> Direction:
+        return replace(self, vector=vector, name=name)
+
+    def _combined(self, vector: Tensor, name: str) -> Direction:
+        return replace(self, vector=vector, name=name, quality=None)
+
+    def __add__(self, other: Direction) -> Direction:
+        """Return the sum of two directions at one hook point."""
+        self._check(other)
+        return self._combined(self.vector + other.vector, f"{self.name} + {other.name}")
+
+    def __sub__(self, other: Direction) -> Direction:
+        """Return the difference of two directions at one hook point."""
+        self._check(other)
+        return self._combined(self.vector - other.vector, f"{self.name} - {other.name}")
+
+    def __mul__(self, factor: float) -> Direction:
+        """Return the direction at `factor` times its length."""
+        return self._combined(self.vector * factor, f"{number(factor)} * {self.name}")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Direction:
+        """Return the direction at a fraction of its length."""
+        return self * (1 / divisor)
+
+    def __neg__(self) -> Direction:
+        """Return the opposite direction."""
+        return self._combined(-self.vector, f"-{self.name}")
+
+    def __repr__(self) -> str:
+        """Return name, place, size and quality in one line."""
+        shape = "x".join(map(str, self.vector.shape))
+        norm = f"|v|={number(self.norm)}"
+        if self.stream_norm:
+            whole = "stream" if "resid" in self.hook_name else "activation"
+            norm += f" = {share(self.norm / self.stream_norm)} of the {whole}"
+        parts = [repr(self.name), self.hook_name, f"d={shape}", norm]
+        if self.quality is not None:
+            parts.append(f"AUC {self.quality.auc:.2f} {interval(*self.quality.auc_interval)}")
+        return f"Direction({', '.join([*parts, *filter(None, [self.items])])})"
+
+    def _repr_html_(self) -> str:
+        rows = {"at": self.hook_name, "length": number(self.norm), "found in": self.items}
+        if self.quality is not None:
+            q = self.quality
+            rows |= {
+                "held-out AUC": f"{q.auc:.2f} {interval(*q.auc_interval)}, effect size {q.effect_size:.1f}",
+                "halves agree": f"cosine {q.split_half_cosine:.2f}",
+                "placebo": f"shuffled labels {interval(*q.shuffled_band)}, random "
+                f"{interval(*q.random_band)}; rank {q.rank} of {2 * q.placebos + 1}",
+            }
+        return card(f"Direction {self.name!r}", rows)

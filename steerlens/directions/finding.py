@@ -1,0 +1,155 @@
+"""find_directions: one pass over a contrast, a direction at every hook point, its quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.activations import Activations, collect
+from steerlens.contrast import Contrast
+from steerlens.directions.collection import Directions
+from steerlens.directions.direction import Direction, Quality
+from steerlens.directions.mean_difference import mean_difference
+from steerlens.directions.pca import pca
+from steerlens.directions.probe import probe
+from steerlens.directions.quality import Finder, measure, oriented
+from steerlens.errors import BadInputError, UnknownNameError, nearest
+from steerlens.host import Host, HookNames, provenance
+from steerlens.positions import Positions
+
+FINDERS: dict[str, Finder] = {"mean_difference": mean_difference, "pca": pca, "probe": probe}
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What a search for directions was asked for."""
+
+    method: str
+    finder: Finder
+    name: str
+    paired: bool
+    items: str
+    placebos: int
+    seed: int
+    source: Mapping[str, str]
+
+
+def find_directions(
+    model: Host,
+    contrast: Contrast,
+    method: str | Finder = "mean_difference",
+    *,
+    hook_names: HookNames = "resid_post",
+    positions: Positions | None = None,
+    name: str = "direction",
+    quality: bool = True,
+    placebos: int = 50,
+    max_examples: int = 1024,
+    batch_tokens: int = 4096,
+    seed: int = 0,
+    progress: bool = True,
+) -> Directions:
+    """Find the direction of a contrast at every hook point named, in one streamed pass.
+
+    `method` is "mean_difference" (CAA, arXiv 2312.06681), "pca" (of the pairs' differences,
+    RepE, arXiv 2310.01405), "probe" (logistic), or a function of (positive d), (negative d)
+    examples to a vector (d). The built-in ones return a vector as long as the distance of the
+    sides' means along it; the positive side always scores higher. `positions` are read as in
+    `collect`. With `quality` each direction carries its held-out AUC beside `placebos`
+    shuffled-label and random directions. A mean difference uses every item; the rest, and
+    quality, at most `max_examples` a side.
+
+    Raises UnknownNameError on an unknown method or hook point, BadInputError where the sides
+    read the same. Cost: one forward pass an item up to the highest layer read, and
+    2 * (1 + placebos) fits a hook point.
+
+    >>> directions = find_directions(model, contrast)
+    >>> directions["resid_post", 2].layer
+    2
+    """
+    finder, label = _finder(method)
+    reading = dict(max_examples=max_examples, batch_tokens=batch_tokens, seed=seed, progress=progress)
+    positive = collect(model, contrast.positive, hook_names, positions, **reading)  # type: ignore[arg-type]
+    negative = collect(model, contrast.negative, hook_names, positions, **reading)  # type: ignore[arg-type]
+    options = _Options(
+        method=label,
+        finder=finder,
+        name=name,
+        paired=contrast.paired,
+        items=_items(contrast),
+        placebos=placebos if quality else 0,
+        seed=seed,
+        source={
+            **provenance(model),
+            "method": label,
+            "positions": positive.positions,
+            "data": contrast.digest,
+        },
+    )
+    return Directions({hook: _direction(hook, positive, negative, options) for hook in positive})
+
+
+def _finder(method: str | Finder) -> tuple[Finder, str]:
+    if not isinstance(method, str):
+        return method, getattr(method, "__name__", "a function")
+    if method not in FINDERS:
+        raise UnknownNameError(
+            f"There is no method {method!r} to find directions. "
+            f"{nearest(method, FINDERS).capitalize()}; or give a function."
+        )
+    return FINDERS[method], method
+
+
+def _items(contrast: Contrast) -> str:
+    return repr(contrast).removeprefix("Contrast(").removesuffix(")")
+
+
+def _direction(
+    hook: str, positive: Activations, negative: Activations, options: _Options
+) -> Direction:
+    sides = [side.examples[hook].flatten(1) for side in (positive, negative)]
+    gap = positive[hook].mean - negative[hook].mean
+    if not bool(gap.any()):
+        raise BadInputError(
+            f"Both sides read the same at {hook!r}, positions {positive.positions}. Read where "
+            "the texts differ: give positions, or (prompt, completion) items."
+        )
+    vector = gap.flatten().float()
+    if options.method != "mean_difference":
+        vector = _scaled(oriented(options.finder, *sides), vector, options)
+    return Direction(
+        hook,
+        vector.reshape(gap.shape),
+        name=options.name,
+        quality=_quality(sides, options),
+        stream_norm=(positive[hook].mean_norm + negative[hook].mean_norm) / 2,
+        items=options.items,
+        provenance=options.source,
+    )
+
+
+def _scaled(
+    vector: Float[Tensor, " d"], gap: Float[Tensor, " d"], options: _Options
+) -> Float[Tensor, " d"]:
+    """Stretch a built-in finder's vector to the distance of the means along it."""
+    if options.method not in FINDERS:
+        return vector.float()
+    unit = vector / vector.norm().clamp_min(1e-12)
+    return unit * torch.dot(gap, unit).abs()
+
+
+def _quality(sides: list[Tensor], options: _Options) -> Quality | None:
+    if not options.placebos:
+        return None
+    return measure(
+        options.finder,
+        sides[0],
+        sides[1],
+        paired=options.paired,
+        placebos=options.placebos,
+        seed=options.seed,
+    )

@@ -1,0 +1,24 @@
+"""Weights of a logistic probe between the sides, through scikit-learn."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def probe(
+    positive: Float[Tensor, "positive d"], negative: Float[Tensor, "negative d"]
+) -> Float[Tensor, " d"]:
+    """Return the weights of an L2 logistic regression, in the activations' own units.
+
+    Entries are standardised together (one scale for all, C = 1), so that the penalty does
+    not depend on the model's scale. Cost: one L-BFGS fit.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    x = torch.cat([positive, negative])
+    centre, scale = x.mean(0), x.std().clamp_min(1e-12)
+    labels = [1] * len(positive) + [0] * len(negative)
+    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(((x - centre) / scale).numpy(), labels)
+    return torch.from_numpy(fitted.coef_[0] / float(scale)).float()

@@ -1,0 +1,188 @@
+"""What `HookedTransformer` and `TransformerBridge` share, behind one small surface.
+
+SteerLens imports neither class. Hook points go by TransformerLens's classic names on both
+hosts (`blocks.3.hook_resid_post`), or by their short form (`"resid_post", 3`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest
+
+HookNames = str | Sequence[str] | Callable[[str], bool]
+HookFn = Callable[..., Tensor | None]
+FwdHooks = list[tuple[str, HookFn]]
+
+
+class Host(Protocol):
+    """The members of a model that SteerLens relies on, on either host."""
+
+    cfg: Any
+    tokenizer: Any
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]:
+        """Every hook point by name, aliases included."""
+
+    def hooks(self, fwd_hooks: FwdHooks = ...) -> AbstractContextManager[Any]:
+        """Add hooks for the length of a `with` block."""
+
+    def parameters(self) -> Iterator[Any]:
+        """The weights."""
+
+    def __call__(self, input: Any, **options: Any) -> Any:
+        """Run a forward pass."""
+
+
+_SITES = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "rot_q": "attn.hook_rot_q",
+    "rot_k": "attn.hook_rot_k",
+    "z": "attn.hook_z",
+    "pattern": "attn.hook_pattern",
+    "result": "attn.hook_result",
+    "mlp_pre": "mlp.hook_pre",
+    "mlp_post": "mlp.hook_post",
+    "post": "mlp.hook_post",
+}
+_FLAGS = {
+    "attn.hook_result": "use_attn_result",
+    "hook_mlp_in": "use_hook_mlp_in",
+    "hook_attn_in": "use_attn_in",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+}
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+def is_bridge(model: Host) -> bool:
+    """Return whether `model` is a TransformerBridge (it carries the Hugging Face model)."""
+    return hasattr(model, "original_model")
+
+
+def hook_name(site: str, layer: int | None = None) -> str:
+    """Return the full hook name of a site at a layer.
+
+    >>> hook_name("resid_post", 14)
+    'blocks.14.hook_resid_post'
+    >>> hook_name("z", 0)
+    'blocks.0.attn.hook_z'
+    """
+    if layer is None:
+        return site
+    return f"blocks.{layer}.{_SITES.get(site, site)}"
+
+
+def split_name(name: str) -> tuple[str, int | None]:
+    """Return the site and layer of a hook name; the layer is None outside the blocks.
+
+    >>> split_name("blocks.14.hook_resid_post")
+    ('resid_post', 14)
+    """
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return name, None
+    short = {full: site for site, full in reversed(_SITES.items())}
+    return short.get(match[2], match[2]), int(match[1])
+
+
+def check_hook_name(model: Host, name: str) -> str:
+    """Return `name` if the host has that hook point and it is alive, else raise.
+
+    Raises UnknownNameError with the nearest names where the host lacks it, HookError where
+    it is there but dead behind a flag of the model's configuration.
+    """
+    if name not in model.hook_dict:
+        _, layer = split_name(name)
+        deep = layer is not None and layer >= model.cfg.n_layers
+        layers = f" It has layers 0 to {model.cfg.n_layers - 1}." if deep else ""
+        raise UnknownNameError(
+            f"The model has no hook point {name!r}.{layers} "
+            f"{nearest(name, model.hook_dict).capitalize()}."
+        )
+    for ending, flag in _FLAGS.items():
+        if name.endswith(ending) and not getattr(model.cfg, flag, False):
+            raise HookError(
+                f"Hook point {name!r} is dead: the model computes it only with {flag}. "
+                f"Call model.set_{flag}(True) first."
+            )
+    return name
+
+
+def hook_names(model: Host, names: HookNames) -> list[str]:
+    """Return full hook names from a site for every layer, a full name, several, or a filter.
+
+    >>> hook_names(model, "resid_post")[:2]  # doctest: +SKIP
+    ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']
+    """
+    if callable(names):
+        found = [name for name in model.hook_dict if names(name)]
+        if not found:
+            raise UnknownNameError("The filter matches none of the model's hook points.")
+        return found
+    if not isinstance(names, str):
+        return [full for name in names for full in hook_names(model, name)]
+    if names in model.hook_dict:
+        return [check_hook_name(model, names)]
+    layers = [hook_name(names, layer) for layer in range(model.cfg.n_layers)]
+    if names in _SITES or any(name in model.hook_dict for name in layers):
+        return [check_hook_name(model, name) for name in layers]
+    known: Iterable[str] = [*_SITES, *model.hook_dict]
+    raise UnknownNameError(
+        f"The model has no hook point or site {names!r}. {nearest(names, known).capitalize()}."
+    )
+
+
+def layer_of(name: str) -> int | None:
+    """Return the layer of a hook name, None outside the blocks."""
+    return split_name(name)[1]
+
+
+def token_id(model: Host, which: str) -> int | None:
+    """Return the tokenizer's id of "bos", "eos" or "pad", None where it has none."""
+    value = getattr(model.tokenizer, f"{which}_token_id", None)
+    return None if value is None else int(value)
+
+
+def need_tokenizer(model: Host, what: str) -> Any:
+    """Return the model's tokenizer, or raise naming what needed it."""
+    if model.tokenizer is None:
+        raise BadInputError(
+            f"{what} needs a tokenizer and the model has none. Give token ids (a tensor or a "
+            "list of int) instead of text, or set a tokenizer when the model is loaded."
+        )
+    return model.tokenizer
+
+
+def device_of(model: Host) -> torch.device:
+    """Return the device of the model's first parameter, where its input goes."""
+    return next(iter(model.parameters())).device
+
+
+def provenance(model: Host) -> dict[str, str]:
+    """Return what identifies the model: name, host, TransformerLens version, dtype, processing."""
+    folded = str(getattr(model.cfg, "normalization_type", "")).endswith("Pre")
+    processed = folded or bool(getattr(model, "compatibility_mode", False))
+    return {
+        "model": str(getattr(model.cfg, "model_name", "unknown")),
+        "host": "TransformerBridge" if is_bridge(model) else type(model).__name__,
+        "transformer_lens": version("transformer-lens"),
+        "dtype": str(model.cfg.dtype).removeprefix("torch."),
+        "weights": "norms folded" if processed else "as trained",
+    }

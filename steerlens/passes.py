@@ -1,0 +1,165 @@
+"""How a clock hears of a host's passes: forward pre-hooks, and marks on `generate`.
+
+The bridge's Hugging Face model sees tokens, mask and cache in every kind of call. In a
+HookedTransformer the embedding sees the tokens and the first block the mask and the cache.
+Prefill and decoding cannot be told apart by the pass itself, so `generate` and its kin are
+marked while they run, by an instance attribute that is deleted on leaving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from steerlens.clock import Clock, Generation
+from steerlens.errors import BadInputError, HookError
+from steerlens.host import Host, is_bridge
+from steerlens.text import Batch
+
+_GENERATORS = ("generate", "generate_stream", "hf_generate")
+_CLOCKS = "_steerlens_clocks"
+_NO_TOKENS = (
+    "The model was called with embeddings (or start_at_layer), so nothing tells which token is "
+    "where. A steered pass needs token ids: call the whole model on tokens or text."
+)
+
+
+@contextmanager
+def following(
+    model: Host, *, layers: set[int], prompt_lengths: Int[Tensor, " batch"] | None = None
+) -> Iterator[Clock]:
+    """Yield a clock that follows every pass of `model` until the block is left."""
+    clock = Clock(model, prompt_lengths)
+    with ExitStack() as stack:
+        for handle in _listeners(model, clock, layers):
+            stack.callback(handle.remove)
+        for name in _GENERATORS:
+            if hasattr(model, name):
+                stack.enter_context(_marked(model, name, clock))
+        clocks = vars(model).setdefault(_CLOCKS, [])
+        clocks.append(clock)
+        stack.callback(clocks.remove, clock)
+        yield clock
+
+
+@contextmanager
+def telling(model: Host, batch: Batch) -> Iterator[None]:
+    """Tell every clock that follows `model` which tokens are prompt, completion and pads.
+
+    For code that scores or reads (prompt, completion) items, under whatever steering is on.
+    """
+    with ExitStack() as stack:
+        for clock in vars(model).get(_CLOCKS, ()):
+            stack.enter_context(clock.told(batch.prompt_lengths, batch.real))
+        yield
+
+
+def _listeners(model: Any, clock: Clock, layers: set[int]) -> Iterator[Any]:
+    if is_bridge(model):
+        yield model.original_model.register_forward_pre_hook(_bridge_pass(clock), with_kwargs=True)
+    else:
+        embedded: list[Tensor] = []
+        yield model.embed.register_forward_pre_hook(_embedding(embedded))
+        begin = _hooked_pass(clock, embedded)
+        yield model.blocks[0].register_forward_pre_hook(begin, with_kwargs=True)
+    for layer in sorted(layers):
+        yield model.blocks[layer].register_forward_hook(_reaching(clock, layer))
+
+
+def _bridge_pass(clock: Clock) -> Callable[..., None]:
+    def begin(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        ids = args[0] if args else options.get("input_ids")
+        if ids is None:
+            raise HookError(_NO_TOKENS)
+        cache = options.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        mask = options.get("attention_mask")
+        clock.begin(ids, past, _two_dimensional(mask))
+
+    return begin
+
+
+def _embedding(embedded: list[Tensor]) -> Callable[..., None]:
+    def keep(module: Any, args: tuple[Any, ...]) -> None:
+        embedded[:] = [args[0]]
+
+    return keep
+
+
+def _hooked_pass(clock: Clock, embedded: list[Tensor]) -> Callable[..., None]:
+    def begin(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        entry = options.get("past_kv_cache_entry")
+        past = 0 if entry is None else int(entry.past_keys.shape[1])
+        mask = _two_dimensional(options.get("attention_mask"))
+        if not embedded:
+            raise HookError(_NO_TOKENS)
+        clock.begin(embedded.pop(), past, mask, like=args[0])
+
+    return begin
+
+
+def _two_dimensional(mask: Any) -> Tensor | None:
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def _reaching(clock: Clock, layer: int) -> Callable[..., None]:
+    def reach(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        clock.reached.add(layer)
+
+    return reach
+
+
+@contextmanager
+def _marked(model: Any, name: str, clock: Clock) -> Iterator[None]:
+    """Shadow a generate method by one that tells the clock; delete the shadow on leaving."""
+    original = getattr(model, name)
+    shadowed = vars(model).get(name)
+    marked = _marked_stream if name.endswith("stream") else _marked_call
+    object.__setattr__(model, name, marked(original, clock))
+    try:
+        yield
+    finally:
+        if shadowed is None:
+            object.__delattr__(model, name)
+        else:
+            object.__setattr__(model, name, shadowed)
+
+
+def _marked_call(original: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+    @wraps(original)
+    def generate(*args: Any, **options: Any) -> Any:
+        _refuse_beams(options)
+        with clock.generating(Generation()):
+            return original(*args, **options)
+
+    return generate
+
+
+def _marked_stream(original: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+    @wraps(original)
+    def generate(*args: Any, **options: Any) -> Iterator[Any]:
+        _refuse_beams(options)
+        generation = Generation()
+        stream = iter(original(*args, **options))
+        while True:
+            with clock.generating(generation):
+                try:
+                    item = next(stream)
+                except StopIteration:
+                    return
+            yield item
+
+    return generate
+
+
+def _refuse_beams(options: dict[str, Any]) -> None:
+    if int(options.get("num_beams") or 1) > 1:
+        raise BadInputError(
+            "Beam search reorders the KV cache under the clock and cannot be steered. "
+            "Use num_beams=1 (greedy or sampling)."
+        )

@@ -1,0 +1,156 @@
+"""A steering at work on a model: its callbacks, and what is checked before and after."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from steerlens.clock import Clock
+from steerlens.errors import BadInputError, HookError
+from steerlens.host import FwdHooks, Host, HookFn, check_hook_name, layer_of
+from steerlens.interventions import (
+    Change,
+    Expression,
+    Intervention,
+    applied,
+    change,
+    leaves,
+    mapped,
+    only_at,
+    scaled,
+    strength,
+)
+from steerlens.passes import following
+from steerlens.positions import Span
+from steerlens.trace import Trace
+from steerlens.transforms import Transform
+
+
+class Session:
+    """One steering on one model, for the length of a `with` block or one pass.
+
+    All state of a run lives here and in its clock: none on the steering, none global.
+    """
+
+    def __init__(
+        self, expression: Expression, model: Host, clock: Clock, trace: Trace | None = None
+    ) -> None:
+        """Raise UnknownNameError, HookError or BadInputError on a hook point that cannot be steered."""
+        self.expression = mapped(expression, replace)  # equal leaves become objects of their own
+        self.model = model
+        self.clock = clock
+        self.trace = trace
+        self.leaves = tuple(leaves(self.expression))
+        self.names = tuple(dict.fromkeys(leaf.hook_name for leaf in self.leaves))
+        for name in self.names:
+            _check_writable(model, name)
+        self._number = {id(leaf): i for i, leaf in enumerate(self.leaves)}
+        self._fired: dict[str, int] = {}
+        self._moved: dict[tuple[int, torch.device, torch.dtype], Transform] = {}
+
+    def fwd_hooks(self) -> FwdHooks:
+        """Return the callbacks, one a hook point."""
+        return [(name, self._callback(name)) for name in self.names]
+
+    def _callback(self, name: str) -> HookFn:
+        expression = only_at(self.expression, name)
+        assert expression is not None
+
+        def write(activation: Tensor, hook: Any) -> Tensor:
+            self._arrive(name, activation)
+            wide = torch.promote_types(activation.dtype, torch.float32)
+            return applied(activation, change(expression, activation.to(wide), self._leaf_change))
+
+        return write
+
+    def _arrive(self, name: str, activation: Tensor) -> None:
+        """Count the firing; refuse a pass that the clock did not see begin."""
+        window = self.clock.window
+        stale = self._fired.get(name) == self.clock.serial
+        if stale or activation.shape[:2] != window.index.shape:
+            raise HookError(
+                f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos) outside the pass of "
+                f"{tuple(window.index.shape)} that the clock saw. Hooks from fwd_hooks() serve one "
+                "pass over the tokens they were made for; start_at_layer cannot be steered."
+            )
+        if name not in self._fired:
+            self._check_fit(name, activation)
+        self._fired[name] = self.clock.serial
+
+    def _check_fit(self, name: str, activation: Tensor) -> None:
+        for leaf in self.leaves:
+            shape, unit = tuple(activation.shape[2:]), leaf.transform.unit_shape
+            if leaf.hook_name == name and shape != unit:
+                raise BadInputError(
+                    f"{leaf.transform!r} has shape {unit} and does not fit {name!r}, whose "
+                    f"activations are {shape} a token. Use a direction found at that hook point."
+                )
+
+    def _leaf_change(self, leaf: Intervention, x: Tensor) -> Change:
+        values = strength(x, leaf, self.clock.where(leaf.positions))
+        result = scaled(x, values, self._transform(leaf, x))
+        if self.trace is not None:
+            self.trace.record(self.clock, self._number[id(leaf)], values, result, x)
+        return result, values != 0
+
+    def _transform(self, leaf: Intervention, x: Tensor) -> Transform:
+        """The transform with its tensors beside x, moved there once."""
+        key = id(leaf), x.device, x.dtype
+        if key not in self._moved:
+            with torch.inference_mode(False):
+                self._moved[key] = leaf.transform.to(x.device, x.dtype)
+        return self._moved[key]
+
+    def check(self) -> None:
+        """Raise HookError if a hook point never fired though passes reached its layer.
+
+        Warns of positions that picked no token; a single index or span past the text is an
+        error.
+        """
+        for name in self.names:
+            if name not in self._fired and layer_of(name) in self.clock.reached:
+                raise HookError(
+                    f"Hook point {name!r} never fired, though a pass ran its layer: nothing was "
+                    "steered there. The model does not compute it as it is set up."
+                )
+        for selector, picked in self.clock.picked.items():
+            if bool(picked):
+                continue
+            if isinstance(selector, Span):
+                raise BadInputError(f"Positions {selector!r} lie past every text: nothing was steered.")
+            warnings.warn(f"Positions {selector!r} picked no token: nothing was steered.", stacklevel=4)
+
+
+def _check_writable(model: Host, name: str) -> None:
+    check_hook_name(model, name)
+    if layer_of(name) is None and "embed" in name.split(".")[0] and "unembed" not in name:
+        raise HookError(
+            f"{name!r} fires before the pass is known. Steer 'blocks.0.hook_resid_pre' instead: it "
+            "is the sum of the embeddings."
+        )
+
+
+@contextmanager
+def running(
+    expression: Expression,
+    model: Host,
+    *,
+    prompt_lengths: Int[Tensor, " batch"] | None = None,
+    trace: Trace | None = None,
+) -> Iterator[Session]:
+    """Steer every pass of the model until the block is left; then check that every hook fired."""
+    layers = {layer_of(leaf.hook_name) for leaf in leaves(expression)} - {None}
+    with following(model, layers=layers, prompt_lengths=prompt_lengths) as clock:  # type: ignore[arg-type]
+        session = Session(expression, model, clock, trace)
+        with model.hooks(fwd_hooks=session.fwd_hooks()):
+            yield session
+        if trace is not None:
+            trace.finish(clock)
+        session.check()

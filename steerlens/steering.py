@@ -1,0 +1,224 @@
+"""Steering: interventions as a value that combines, and runs on a user's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from steerlens.cards import card
+from steerlens.clock import Clock
+from steerlens.directions import Direction, Directions
+from steerlens.errors import BadInputError
+from steerlens.host import FwdHooks, Host, layer_of
+from steerlens.interventions import Expression, Group, Intervention, leaves, mapped
+from steerlens.positions import Positions, selector
+from steerlens.running import Session, running
+from steerlens.signals import Value, product, signal
+from steerlens.trace import Trace
+from steerlens.transforms import Ablate, Add, Transform
+
+PromptLengths = Sequence[int] | Int[Tensor, " batch"]
+
+
+@dataclass(frozen=True, repr=False)
+class Steering:
+    """Interventions on a model, together (`a + b`) or one after another (`a >> b`).
+
+    A steering holds no model and no state: the same value steers any model that it fits, as
+    often as wanted, and leaves nothing behind.
+
+    >>> steering = add(directions["resid_post", 2], coeff=4, positions="predicting")
+    >>> with steering.on(model):
+    ...     text = model.generate("Once upon a time", max_new_tokens=8, verbose=False)
+    """
+
+    expression: Expression
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """Its interventions, in reading order."""
+        return tuple(leaves(self.expression))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers it writes to."""
+        layers = {layer_of(leaf.hook_name) for leaf in self.interventions}
+        return tuple(sorted(layer for layer in layers if layer is not None))
+
+    def fwd_hooks(
+        self,
+        model: Host,
+        tokens: Tensor | str | Sequence[str] | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        prompt_lengths: PromptLengths | None = None,
+    ) -> FwdHooks:
+        """Return [(hook_name, fn)] for one pass: TransformerLens's plain currency.
+
+        `tokens` are those of the pass (ids, or text as the model tokenises it). Without them
+        only positions by absolute index can be told. Raises BadInputError where a selector
+        needs tokens or prompt lengths that are not given, when the hook runs.
+
+        >>> hooks = add(directions["resid_post", 2]).fwd_hooks(model, tokens="A good day")
+        >>> logits = model.run_with_hooks("A good day", fwd_hooks=hooks)
+        """
+        if tokens is None:
+            return _Untold(self.expression, model, _lengths(prompt_lengths)).fwd_hooks()
+        ids = tokens if isinstance(tokens, Tensor) else model.to_tokens(tokens)
+        clock = Clock(model, _lengths(prompt_lengths))
+        clock.begin(torch.atleast_2d(ids), attention_mask=attention_mask)
+        return Session(self.expression, model, clock).fwd_hooks()
+
+    @contextmanager
+    def on(self, model: Host, *, prompt_lengths: PromptLengths | None = None) -> Iterator[Host]:
+        """Steer everything the model does inside the block: run, cache, generate.
+
+        Stores nothing. `prompt_lengths` (real tokens a row, BOS included) tell where prompts
+        end in passes over prompts and completions; in `generate` they are known. On leaving
+        without an exception, raises HookError if a hook never fired though its layer ran.
+        The user's own hooks stay as they were, and none of ours stays behind.
+        """
+        with running(self.expression, model, prompt_lengths=_lengths(prompt_lengths)):
+            yield model
+
+    @contextmanager
+    def trace(
+        self, model: Host, *, prompt_lengths: PromptLengths | None = None, max_tokens: int = 50_000
+    ) -> Iterator[Trace]:
+        """Steer as `on` does, and keep what was written, for `max_tokens` tokens at most.
+
+        >>> with steering.trace(model) as trace:
+        ...     text = model.generate("Once upon a time", max_new_tokens=8, verbose=False)
+        >>> trace.texts[0].share.shape
+        torch.Size([1, 1, 12])
+        """
+        trace = Trace(self.interventions, max_tokens)
+        lengths = _lengths(prompt_lengths)
+        with running(self.expression, model, prompt_lengths=lengths, trace=trace):
+            yield trace
+
+    def where(self, positions: Positions) -> Steering:
+        """Return the steering at other positions."""
+        chosen = selector(positions)
+        return Steering(mapped(self.expression, lambda leaf: replace(leaf, positions=chosen)))
+
+    def when(self, gate: Value) -> Steering:
+        """Return the steering under a further gate: a number, one a row, or a signal."""
+        added = signal(gate)
+        return Steering(
+            mapped(self.expression, lambda leaf: replace(leaf, gate=product(leaf.gate, added)))
+        )
+
+    def __add__(self, other: Steering) -> Steering:
+        """Return both at once: each reads the same activation."""
+        return Steering(Group((*_parts(self, False), *_parts(other, False))))
+
+    def __rshift__(self, other: Steering) -> Steering:
+        """Return both in turn: the second sees what the first wrote."""
+        return Steering(Group((*_parts(self, True), *_parts(other, True)), in_turn=True))
+
+    def __mul__(self, factor: Value) -> Steering:
+        """Return the steering with every coefficient multiplied: a number, or one a row."""
+        scale = signal(factor)
+        return Steering(
+            mapped(self.expression, lambda leaf: replace(leaf, coeff=product(scale, leaf.coeff)))
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Steering:
+        """Return the steering with every coefficient negated."""
+        return -1.0 * self
+
+    def __repr__(self) -> str:
+        """Return the formula."""
+        return f"Steering({self.expression!r})"
+
+    def _repr_html_(self) -> str:
+        leaves = self.interventions
+        return card("Steering", {str(i): repr(leaf) for i, leaf in enumerate(leaves)})
+
+
+class _Untold(Session):
+    """Callbacks for a pass whose tokens nobody told: each firing is taken as a whole text."""
+
+    def __init__(self, expression: Expression, model: Host, lengths: Tensor | None) -> None:
+        super().__init__(expression, model, Clock(model, lengths))
+
+    def _arrive(self, name: str, activation: Tensor) -> None:
+        self.clock.begin(None, like=activation)
+        super()._arrive(name, activation)
+
+
+def add(
+    direction: Direction | Directions | Sequence[Direction],
+    coeff: Value = 1.0,
+    *,
+    positions: Positions = "everywhere",
+    gate: Value = 1.0,
+) -> Steering:
+    """Return the steering that adds `coeff` times a direction at its hook point.
+
+    Several directions are added each at its own. `coeff` multiplies the vector as it is; it
+    may be one number a row of the batch. Source: ActAdd (arXiv 2308.10248), CAA (arXiv
+    2312.06681). Cost: one addition a token.
+
+    >>> add(directions["resid_post", 2], coeff=4, positions="predicting")
+    Steering(4 * add('direction') @ blocks.2.hook_resid_post[predicting])
+    """
+    return _steering(Add, direction, coeff, positions, gate)
+
+
+def ablate(
+    direction: Direction | Directions | Sequence[Direction],
+    coeff: Value = 1.0,
+    *,
+    positions: Positions = "everywhere",
+    gate: Value = 1.0,
+) -> Steering:
+    """Return the steering that removes the component along a direction at its hook point.
+
+    `coeff` is the share removed, 0 to 1; its length and sign play no part. At heads each
+    head's own part is removed. Source: directional ablation (arXiv 2406.11717). Cost: one
+    projection a token.
+
+    >>> ablate(directions["resid_post", 2])
+    Steering(1 * ablate('direction') @ blocks.2.hook_resid_post[everywhere])
+    """
+    return _steering(Ablate, direction, coeff, positions, gate)
+
+
+def _steering(kind: Any, direction: Any, coeff: Value, positions: Positions, gate: Value) -> Steering:
+    where, how_much, when = selector(positions), signal(coeff), signal(gate)
+    each = [direction] if isinstance(direction, Direction) else _listed(direction)
+
+    def one(found: Direction) -> Intervention:
+        transform: Transform = kind(found)
+        return Intervention(found.hook_name, transform, where, how_much, when)
+
+    parts = tuple(one(found) for found in each)
+    return Steering(parts[0] if len(parts) == 1 else Group(parts))
+
+
+def _listed(directions: Directions | Sequence[Direction]) -> list[Direction]:
+    listed = list(directions.values() if isinstance(directions, Directions) else directions)
+    if not listed or not all(isinstance(each, Direction) for each in listed):
+        raise BadInputError(f"Give a Direction, Directions or a list of them; got {directions!r}.")
+    return listed
+
+
+def _parts(steering: Steering, in_turn: bool) -> tuple[Expression, ...]:
+    expression = steering.expression
+    if isinstance(expression, Group) and expression.in_turn == in_turn:
+        return expression.parts
+    return (expression,)
+
+
+def _lengths(lengths: PromptLengths | None) -> Tensor | None:
+    return None if lengths is None else torch.as_tensor(lengths)

@@ -1,0 +1,154 @@
+"""Text into tokens: plain strings, token ids, chat messages, and (prompt, completion) items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from steerlens.errors import BadInputError
+from steerlens.host import Host, need_tokenizer, token_id
+
+Prompt = str | Tensor | Sequence[int] | Sequence[Mapping[str, str]]
+Item = Prompt | tuple[Prompt, str]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One item as token ids, BOS included."""
+
+    tokens: tuple[int, ...]
+    """The ids of the whole text."""
+    prompt_length: int
+    """How many of them are the prompt; the rest is the completion."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items padded on the right to one length."""
+
+    tokens: Int[Tensor, "batch pos"]
+    real: Bool[Tensor, "batch pos"]
+    """False at pads."""
+    prompt_lengths: Int[Tensor, " batch"]
+
+
+def encode(model: Host, item: Item) -> Encoded:
+    """Return the token ids of an item, with BOS where the model's tokenizer prepends it.
+
+    An item is a text, token ids, chat messages (`[{"role": ..., "content": ...}, ...]`), or a
+    (prompt, completion) tuple. A chat that ends with the assistant counts that last message
+    as the completion. Raises BadInputError on an empty text, a double BOS, text without a
+    tokenizer, or an item longer than the model's context.
+    """
+    prompt, completion = item if _is_pair(item) else (item, None)
+    if _is_chat(prompt):
+        encoded = _encode_chat(model, prompt)
+    else:
+        ids = _ids(model, prompt)
+        encoded = Encoded(ids, len(ids))
+    if completion is not None:
+        encoded = _extend(model, prompt, encoded, completion)
+    return _checked(model, encoded, item)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str)
+
+
+def _is_chat(prompt: Any) -> bool:
+    listed = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+    return listed and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
+def _ids(model: Host, prompt: Any) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        need_tokenizer(model, "Text")
+        return tuple(model.to_tokens(prompt)[0].tolist())
+    ids = torch.as_tensor(prompt).flatten().tolist()
+    if not all(isinstance(each, int) for each in ids):
+        raise BadInputError(f"Token ids are whole numbers; got {prompt!r}.")
+    return tuple(ids)
+
+
+def _encode_chat(model: Host, messages: Any) -> Encoded:
+    tokenizer = need_tokenizer(model, "A chat")
+    if not tokenizer.chat_template:
+        raise BadInputError(
+            "The model's tokenizer has no chat template. Give plain text, or set "
+            "model.tokenizer.chat_template."
+        )
+    answered = messages[-1]["role"] == "assistant"
+
+    def template(part: Any, ask: bool) -> tuple[int, ...]:
+        text = tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=ask)
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    if not answered:
+        ids = template(messages, True)
+        return Encoded(ids, len(ids))
+    return Encoded(template(messages, False), len(template(messages[:-1], True)))
+
+
+def _extend(model: Host, prompt: Any, encoded: Encoded, completion: str) -> Encoded:
+    """Append the completion's ids; the prompt's stay as they are, as when generating."""
+    tokenizer = need_tokenizer(model, "A completion")
+    if isinstance(prompt, str):
+        whole = _ids(model, prompt + completion)
+        if whole[: len(encoded.tokens)] == encoded.tokens:
+            return Encoded(whole, encoded.prompt_length)
+    more = tuple(tokenizer(completion, add_special_tokens=False)["input_ids"])
+    return Encoded(encoded.tokens + more, encoded.prompt_length)
+
+
+def _checked(model: Host, encoded: Encoded, item: Any) -> Encoded:
+    if not encoded.tokens:
+        raise BadInputError(f"There is nothing to read in {item!r}: it has no tokens.")
+    bos = token_id(model, "bos")
+    if bos is not None and encoded.tokens[:2] == (bos, bos):
+        raise BadInputError(
+            f"{item!r} starts with BOS twice: the text carries one and the tokenizer prepends "
+            "another. Take it out of the text."
+        )
+    longest = getattr(model.cfg, "n_ctx", None)
+    if longest and len(encoded.tokens) > longest:
+        raise BadInputError(
+            f"A text of {len(encoded.tokens)} tokens does not fit the model's context of "
+            f"{longest}. Shorten it: {str(item)[:60]!r}..."
+        )
+    return encoded
+
+
+def pad(model: Host, items: Sequence[Encoded], device: torch.device | None = None) -> Batch:
+    """Return the items as one batch, padded on the right, where causal attention never looks."""
+    filler = token_id(model, "pad")
+    longest = max(len(item.tokens) for item in items)
+    tokens = torch.full((len(items), longest), 0 if filler is None else filler)
+    real = torch.zeros(len(items), longest, dtype=torch.bool)
+    for row, item in enumerate(items):
+        tokens[row, : len(item.tokens)] = torch.tensor(item.tokens)
+        real[row, : len(item.tokens)] = True
+    lengths = torch.tensor([item.prompt_length for item in items])
+    return Batch(tokens.to(device), real.to(device), lengths.to(device))
+
+
+def batches(
+    model: Host, items: Sequence[Encoded], *, batch_tokens: int, device: torch.device | None = None
+) -> Iterator[tuple[list[int], Batch]]:
+    """Yield (indices, batch) with items of like length together, at most `batch_tokens` each."""
+    order = sorted(range(len(items)), key=lambda i: -len(items[i].tokens))
+    while order:
+        rows = max(1, batch_tokens // len(items[order[0]].tokens))
+        taken, order = order[:rows], order[rows:]
+        yield taken, pad(model, [items[i] for i in taken], device)
+
+
+def token_strings(model: Host, tokens: Int[Tensor, " pos"]) -> list[str]:
+    """Return each token as text, for views: `['<s>', 'The', ' cat']`; ids without a tokenizer."""
+    if model.tokenizer is None:
+        return [str(each) for each in tokens.tolist()]
+    return [model.tokenizer.decode([each]) for each in tokens.tolist()]
