@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,13 @@ from tqdm.auto import tqdm
 from steerlens.cards import count
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, Host, HookNames, device_of, hook_names
+from steerlens.host import FwdHooks, HookNames, Host, device_of, hook_names
 from steerlens.passes import telling
 from steerlens.positions import Mask, Positions, selector
 from steerlens.text import Batch, Encoded, Item, batches, encode
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818 (a signal, not an error)
     """Every hook point wanted has been read: the rest of the pass is not needed."""
 
 
@@ -117,7 +118,8 @@ class Activations(Mapping[str, Moments]):
     def __repr__(self) -> str:
         """Return the size of what was read."""
         items = next(iter(self.moments.values())).count
-        return f"Activations({count(items, 'item')} at {count(len(self), 'hook point')}, {self.positions})"
+        places = count(len(self), "hook point")
+        return f"Activations({count(items, 'item')} at {places}, {self.positions})"
 
 
 def collect(
@@ -153,7 +155,9 @@ def collect(
     kept = _sample(len(items), max_examples, seed)
     sink = _Sink(names, kept)
     device = device_of(model)
-    bar = tqdm(total=len(items), desc=f"reading {count(len(names), 'hook point')}", disable=not progress)
+    bar = tqdm(
+        total=len(items), desc=f"reading {count(len(names), 'hook point')}", disable=not progress
+    )
     with bar, torch.no_grad():
         for rows, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device):
             vectors = _read(model, names, batch, picker.mask(model, batch, rows))
@@ -179,12 +183,12 @@ class _Picker:
     def __init__(self, positions: Positions | None, encoded: Sequence[Encoded]) -> None:
         completed = all(len(item.tokens) > item.prompt_length for item in encoded)
         default = "generated" if completed else "last_prompt_token"
-        if positions is None and not completed:
-            if any(len(item.tokens) > item.prompt_length for item in encoded):
-                raise BadInputError(
-                    "Some items have a completion and some have none, so where to read is not "
-                    "clear. Give positions, for example 'predicting' or 'last_prompt_token'."
-                )
+        some = any(len(item.tokens) > item.prompt_length for item in encoded)
+        if positions is None and some and not completed:
+            raise BadInputError(
+                "Some items have a completion and some have none, so where to read is not "
+                "clear. Give positions, for example 'predicting' or 'last_prompt_token'."
+            )
         self.selector = selector(default if positions is None else positions)
 
     def __repr__(self) -> str:
@@ -219,14 +223,13 @@ def _read(
         return read
 
     fwd_hooks: FwdHooks = [(name, reader(name)) for name in names]
-    with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks):
-        try:
-            model(batch.tokens)
-        except _Enough:
-            pass
+    with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks), suppress(_Enough):
+        model(batch.tokens)
     missing = [name for name in names if name not in vectors]
     if missing:
-        raise HookError(f"The pass never reached hook point {missing[0]!r}; nothing was read there.")
+        raise HookError(
+            f"The pass never reached hook point {missing[0]!r}; nothing was read there."
+        )
     return vectors
 
 

@@ -55,7 +55,8 @@ class Clock:
         self._masks: dict[Selector, Mask] = {}
         self._tokens: Int[Tensor, "batch total"] | None = None
         self._real: Bool[Tensor, "batch total"] | None = None
-        self._generation: Generation | None = None
+        self.generation: Generation | None = None
+        """The generation under way."""
         self._cache: dict[Any, Any] = {}
 
     @property
@@ -135,7 +136,7 @@ class Clock:
             self._declared, self._told_real = before
 
     def _mid_generation(self) -> bool:
-        return self._generation is not None and self._generation.prompt_lengths is not None
+        return self.generation is not None and self.generation.prompt_lengths is not None
 
     def _reality(
         self, attention_mask: Tensor | None, total: int, rows: int, device: torch.device
@@ -154,7 +155,9 @@ class Clock:
         real = torch.ones(rows, total, dtype=torch.bool, device=device)
         if self._tokens is None or rows == 1:
             return real
-        return real & ~padding(self._tokens, token_id(self.model, "pad"), token_id(self.model, "bos"))
+        return real & ~padding(
+            self._tokens, token_id(self.model, "pad"), token_id(self.model, "bos")
+        )
 
     def _opens_with_bos(self, rows: int, device: torch.device) -> Bool[Tensor, " batch"] | None:
         if self._tokens is None:
@@ -166,10 +169,10 @@ class Clock:
         return (self._tokens.gather(1, first_real) == bos).squeeze(1)
 
     def _prompt_lengths(self, counts: Tensor, past: int) -> Int[Tensor, " batch"] | None:
-        if self._generation is not None:
-            if self._generation.prompt_lengths is None:
-                self._generation.prompt_lengths = counts
-            return self._generation.prompt_lengths
+        if self.generation is not None:
+            if self.generation.prompt_lengths is None:
+                self.generation.prompt_lengths = counts
+            return self.generation.prompt_lengths
         if self._declared is not None:
             if len(self._declared) != len(counts):
                 raise BadInputError(
@@ -182,12 +185,11 @@ class Clock:
     @contextmanager
     def generating(self, generation: Generation) -> Iterator[None]:
         """Mark passes as belonging to one generation."""
-        outer, self._generation = self._generation, generation
+        outer, self.generation = self.generation, generation
         try:
             yield
         finally:
-            self._generation = outer
-
+            self.generation = outer
 
 
 def padding(

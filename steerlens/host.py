@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ HookFn = Callable[..., Tensor | None]
 FwdHooks = list[tuple[str, HookFn]]
 
 
+@runtime_checkable
 class Host(Protocol):
     """The members of a model that SteerLens relies on, on either host."""
 
@@ -34,6 +35,9 @@ class Host(Protocol):
 
     def hooks(self, fwd_hooks: FwdHooks = ...) -> AbstractContextManager[Any]:
         """Add hooks for the length of a `with` block."""
+
+    def to_tokens(self, input: str | list[str]) -> Tensor:
+        """Tokenise, with BOS where the model is used to it."""
 
     def parameters(self) -> Iterator[Any]:
         """The weights."""
@@ -172,7 +176,7 @@ def need_tokenizer(model: Host, what: str) -> Any:
 
 def device_of(model: Host) -> torch.device:
     """Return the device of the model's first parameter, where its input goes."""
-    return next(iter(model.parameters())).device
+    return torch.device(next(iter(model.parameters())).device)
 
 
 def provenance(model: Host) -> dict[str, str]:
@@ -186,3 +190,11 @@ def provenance(model: Host) -> dict[str, str]:
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "weights": "norms folded" if processed else "as trained",
     }
+
+
+def load(folder_or_name: str) -> Host:
+    """Load a model as a TransformerBridge, from a local folder or by name."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model: Any = TransformerBridge.boot_transformers(folder_or_name)
+    return cast(Host, model)

@@ -14,6 +14,8 @@ from steerlens.positions import Selector
 from steerlens.signals import Constant, Signal, fixed, within
 from steerlens.transforms import Transform
 
+OPEN = Constant(1.0)
+"""The gate that lets everything through."""
 Change = tuple[Float[Tensor, "batch pos *unit"], Bool[Tensor, "batch pos"]]
 """The change in float32, and where anything is written at all."""
 
@@ -26,7 +28,7 @@ class Intervention:
     transform: Transform
     positions: Selector
     coeff: Signal
-    gate: Signal = Constant(1.0)
+    gate: Signal = OPEN
 
     def __post_init__(self) -> None:
         """Raise BadInputError on a share outside 0 to 1."""
@@ -38,7 +40,7 @@ class Intervention:
 
     def __repr__(self) -> str:
         """Return the formula: `4 * add('joy') @ blocks.2.hook_resid_post[predicting]`."""
-        gate = "" if self.gate == Constant(1.0) else f" * {self.gate!r}"
+        gate = "" if self.gate == OPEN else f" * {self.gate!r}"
         return f"{self.coeff!r}{gate} * {self.transform!r} @ {self.hook_name}[{self.positions!r}]"
 
 
@@ -121,7 +123,7 @@ def change(
 def applied(
     h: Float[Tensor, "batch pos *unit"], result: Change
 ) -> Float[Tensor, "batch pos *unit"]:
-    """Return h + change, cast once to h's dtype; h itself, bit for bit, where nothing is written."""
+    """Return h + change, cast once to h's dtype; h bit for bit where nothing is written."""
     total, touched = result
     touched = touched.reshape(*touched.shape, *[1] * (h.ndim - 2))
     return torch.where(touched, h + total.to(h.dtype), h)

@@ -41,10 +41,21 @@ def following(
         for name in _GENERATORS:
             if hasattr(model, name):
                 stack.enter_context(_marked(model, name, clock))
-        clocks = vars(model).setdefault(_CLOCKS, [])
-        clocks.append(clock)
-        stack.callback(clocks.remove, clock)
+        stack.enter_context(_listed(model, clock))
         yield clock
+
+
+@contextmanager
+def _listed(model: Host, clock: Clock) -> Iterator[None]:
+    """Keep a clock on the model's list of clocks; the last to leave takes the list away."""
+    clocks = vars(model).setdefault(_CLOCKS, [])
+    clocks.append(clock)
+    try:
+        yield
+    finally:
+        clocks.remove(clock)
+        if not clocks:
+            del vars(model)[_CLOCKS]
 
 
 @contextmanager
@@ -63,8 +74,8 @@ def _listeners(model: Any, clock: Clock, layers: set[int]) -> Iterator[Any]:
     if is_bridge(model):
         yield model.original_model.register_forward_pre_hook(_bridge_pass(clock), with_kwargs=True)
     else:
-        embedded: list[Tensor] = []
-        yield model.embed.register_forward_pre_hook(_embedding(embedded))
+        embedded: list[tuple[Tensor, Generation | None]] = []
+        yield model.embed.register_forward_pre_hook(_embedding(clock, embedded))
         begin = _hooked_pass(clock, embedded)
         yield model.blocks[0].register_forward_pre_hook(begin, with_kwargs=True)
     for layer in sorted(layers):
@@ -84,21 +95,26 @@ def _bridge_pass(clock: Clock) -> Callable[..., None]:
     return begin
 
 
-def _embedding(embedded: list[Tensor]) -> Callable[..., None]:
+def _embedding(
+    clock: Clock, embedded: list[tuple[Tensor, Generation | None]]
+) -> Callable[..., None]:
     def keep(module: Any, args: tuple[Any, ...]) -> None:
-        embedded[:] = [args[0]]
+        embedded[:] = [(args[0], clock.generation)]
 
     return keep
 
 
-def _hooked_pass(clock: Clock, embedded: list[Tensor]) -> Callable[..., None]:
+def _hooked_pass(
+    clock: Clock, embedded: list[tuple[Tensor, Generation | None]]
+) -> Callable[..., None]:
     def begin(module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         entry = options.get("past_kv_cache_entry")
         past = 0 if entry is None else int(entry.past_keys.shape[1])
         mask = _two_dimensional(options.get("attention_mask"))
-        if not embedded:
+        tokens, generation = embedded.pop() if embedded else (None, None)
+        if tokens is None or generation is not clock.generation:  # generate embeds one too many
             raise HookError(_NO_TOKENS)
-        clock.begin(embedded.pop(), past, mask, like=args[0])
+        clock.begin(tokens, past, mask, like=args[0])
 
     return begin
 

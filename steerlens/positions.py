@@ -10,7 +10,7 @@ index, or is all the prompt there is.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -71,6 +71,7 @@ class Window:
         return self.index - self.prompt_lengths[:, None]
 
 
+@runtime_checkable
 class Selector(Protocol):
     """Picks positions of a window: (batch, pos) -> bool."""
 
@@ -233,7 +234,9 @@ def selector(positions: Positions) -> Selector:
     if isinstance(positions, int):
         return index(positions)
     if not callable(positions):
-        raise BadInputError(f"Positions are a name, an index, a slice or a selector: {positions!r}.")
+        raise BadInputError(
+            f"Positions are a name, an index, a slice or a selector: {positions!r}."
+        )
     return positions
 
 
@@ -248,7 +251,9 @@ def _token_ids(model: Host, token: int | str) -> list[int]:
     if isinstance(token, int):
         return [token]
     tokenizer = need_tokenizer(model, f"matching({token!r})")
-    spelt = (tokenizer(form, add_special_tokens=False)["input_ids"] for form in (token, " " + token))
+    spelt = (
+        tokenizer(form, add_special_tokens=False)["input_ids"] for form in (token, " " + token)
+    )
     ids = sorted({form[0] for form in spelt if len(form) == 1})
     if not ids:
         raise BadInputError(

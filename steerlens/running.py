@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, Host, HookFn, check_hook_name, layer_of
+from steerlens.host import FwdHooks, HookFn, Host, check_hook_name, layer_of
 from steerlens.interventions import (
     Change,
     Expression,
@@ -42,7 +42,7 @@ class Session:
     def __init__(
         self, expression: Expression, model: Host, clock: Clock, trace: Trace | None = None
     ) -> None:
-        """Raise UnknownNameError, HookError or BadInputError on a hook point that cannot be steered."""
+        """Raise UnknownNameError or HookError on a hook point that cannot be steered."""
         self.expression = mapped(expression, replace)  # equal leaves become objects of their own
         self.model = model
         self.clock = clock
@@ -76,9 +76,9 @@ class Session:
         stale = self._fired.get(name) == self.clock.serial
         if stale or activation.shape[:2] != window.index.shape:
             raise HookError(
-                f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos) outside the pass of "
-                f"{tuple(window.index.shape)} that the clock saw. Hooks from fwd_hooks() serve one "
-                "pass over the tokens they were made for; start_at_layer cannot be steered."
+                f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos), outside the pass "
+                f"of {tuple(window.index.shape)} that the clock saw. Hooks from fwd_hooks() serve "
+                "one pass over the tokens they were made for; start_at_layer cannot be steered."
             )
         if name not in self._fired:
             self._check_fit(name, activation)
@@ -124,16 +124,20 @@ class Session:
             if bool(picked):
                 continue
             if isinstance(selector, Span):
-                raise BadInputError(f"Positions {selector!r} lie past every text: nothing was steered.")
-            warnings.warn(f"Positions {selector!r} picked no token: nothing was steered.", stacklevel=4)
+                raise BadInputError(
+                    f"Positions {selector!r} lie past every text: nothing was steered."
+                )
+            warnings.warn(
+                f"Positions {selector!r} picked no token: nothing was steered.", stacklevel=4
+            )
 
 
 def _check_writable(model: Host, name: str) -> None:
     check_hook_name(model, name)
     if layer_of(name) is None and "embed" in name.split(".")[0] and "unembed" not in name:
         raise HookError(
-            f"{name!r} fires before the pass is known. Steer 'blocks.0.hook_resid_pre' instead: it "
-            "is the sum of the embeddings."
+            f"{name!r} fires before the pass is known. Steer 'blocks.0.hook_resid_pre' instead: "
+            "it is the sum of the embeddings."
         )
 
 
@@ -146,6 +150,8 @@ def running(
     trace: Trace | None = None,
 ) -> Iterator[Session]:
     """Steer every pass of the model until the block is left; then check that every hook fired."""
+    for leaf in leaves(expression):
+        _check_writable(model, leaf.hook_name)
     layers = {layer_of(leaf.hook_name) for leaf in leaves(expression)} - {None}
     with following(model, layers=layers, prompt_lengths=prompt_lengths) as clock:  # type: ignore[arg-type]
         session = Session(expression, model, clock, trace)

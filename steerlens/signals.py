@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from math import isfinite
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from steerlens.cards import number
 from steerlens.errors import BadInputError
 
 
+@runtime_checkable
 class Signal(Protocol):
     """Maps activations (batch, pos, *unit) to values that broadcast to (batch, pos)."""
 
@@ -24,7 +26,7 @@ class Signal(Protocol):
         """Return the signal's values, in float32 or wider."""
 
 
-Value = float | Sequence[float] | Tensor | Signal
+Value = int | float | Sequence[float] | Tensor | Signal
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,23 @@ def signal(value: Value) -> Signal:
     (4, rows(1, -1))
     """
     if isinstance(value, int | float):
-        return Constant(float(value))
+        return _constant(float(value))
     if callable(value) and not isinstance(value, Tensor):
         return value
     values = torch.as_tensor(value, dtype=torch.float32)
     if values.ndim == 0:
-        return Constant(float(values))
+        return _constant(float(values))
     if values.ndim != 1 or not torch.isfinite(values).all():
         raise BadInputError(
             f"Values a row are a list of finite numbers; got shape {tuple(values.shape)}."
         )
     return Rows(values)
+
+
+def _constant(value: float) -> Constant:
+    if not isfinite(value):
+        raise BadInputError(f"A coefficient or gate is a finite number; got {value}.")
+    return Constant(value)
 
 
 def product(first: Signal, second: Signal) -> Signal:

@@ -37,7 +37,9 @@ def _mid_ranks(scores: Tensor) -> Tensor:
     return ((below + 1 + through).double() / 2).movedim(-1, 0)
 
 
-def effect_size(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]) -> float:
+def effect_size(
+    positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]
+) -> float:
     """Return Cohen's d: the difference of the means in pooled standard deviations."""
     spread = ((positive.var() + negative.var()) / 2).sqrt()
     return float((positive.mean() - negative.mean()) / spread.clamp_min(1e-12))

@@ -70,9 +70,13 @@ class Steering:
         """
         if tokens is None:
             return _Untold(self.expression, model, _lengths(prompt_lengths)).fwd_hooks()
-        ids = tokens if isinstance(tokens, Tensor) else model.to_tokens(tokens)
+        ids = (
+            tokens
+            if isinstance(tokens, Tensor)
+            else model.to_tokens(tokens if isinstance(tokens, str) else list(tokens))
+        )
         clock = Clock(model, _lengths(prompt_lengths))
-        clock.begin(torch.atleast_2d(ids), attention_mask=attention_mask)
+        clock.begin(ids if ids.ndim == 2 else ids[None], attention_mask=attention_mask)
         return Session(self.expression, model, clock).fwd_hooks()
 
     @contextmanager
@@ -194,7 +198,9 @@ def ablate(
     return _steering(Ablate, direction, coeff, positions, gate)
 
 
-def _steering(kind: Any, direction: Any, coeff: Value, positions: Positions, gate: Value) -> Steering:
+def _steering(
+    kind: Any, direction: Any, coeff: Value, positions: Positions, gate: Value
+) -> Steering:
     where, how_much, when = selector(positions), signal(coeff), signal(gate)
     each = [direction] if isinstance(direction, Direction) else _listed(direction)
 

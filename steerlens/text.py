@@ -13,9 +13,6 @@ from torch import Tensor
 from steerlens.errors import BadInputError
 from steerlens.host import Host, need_tokenizer, token_id
 
-Prompt = str | Tensor | Sequence[int] | Sequence[Mapping[str, str]]
-Item = Prompt | tuple[Prompt, str]
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -25,6 +22,10 @@ class Encoded:
     """The ids of the whole text."""
     prompt_length: int
     """How many of them are the prompt; the rest is the completion."""
+
+
+Prompt = str | Tensor | Sequence[int] | Sequence[Mapping[str, str]]
+Item = Prompt | tuple[Prompt, str] | Encoded
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,17 @@ class Batch:
 def encode(model: Host, item: Item) -> Encoded:
     """Return the token ids of an item, with BOS where the model's tokenizer prepends it.
 
-    An item is a text, token ids, chat messages (`[{"role": ..., "content": ...}, ...]`), or a
-    (prompt, completion) tuple. A chat that ends with the assistant counts that last message
-    as the completion. Raises BadInputError on an empty text, a double BOS, text without a
+    An item is a text, token ids, chat messages (`[{"role": ..., "content": ...}, ...]`), or
+    a (prompt, completion) tuple; one already encoded is kept. A chat that ends with the
+    assistant counts that last message as the completion. Raises BadInputError on an empty text, a double BOS, text without a
     tokenizer, or an item longer than the model's context.
     """
-    prompt, completion = item if _is_pair(item) else (item, None)
+    if isinstance(item, Encoded):
+        return item
+    prompt: Any = item
+    completion: str | None = None
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
+        prompt, completion = item
     if _is_chat(prompt):
         encoded = _encode_chat(model, prompt)
     else:
@@ -56,10 +62,6 @@ def encode(model: Host, item: Item) -> Encoded:
     return _checked(model, encoded, item)
 
 
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str)
-
-
 def _is_chat(prompt: Any) -> bool:
     listed = isinstance(prompt, Sequence) and not isinstance(prompt, str)
     return listed and len(prompt) > 0 and isinstance(prompt[0], Mapping)
@@ -68,7 +70,7 @@ def _is_chat(prompt: Any) -> bool:
 def _ids(model: Host, prompt: Any) -> tuple[int, ...]:
     if isinstance(prompt, str):
         need_tokenizer(model, "Text")
-        return tuple(model.to_tokens(prompt)[0].tolist())
+        return tuple(model.to_tokens(prompt, truncate=False)[0].tolist())
     ids = torch.as_tensor(prompt).flatten().tolist()
     if not all(isinstance(each, int) for each in ids):
         raise BadInputError(f"Token ids are whole numbers; got {prompt!r}.")
@@ -106,7 +108,7 @@ def _extend(model: Host, prompt: Any, encoded: Encoded, completion: str) -> Enco
 
 
 def _checked(model: Host, encoded: Encoded, item: Any) -> Encoded:
-    if not encoded.tokens:
+    if not encoded.tokens or (isinstance(item, str) and not item):
         raise BadInputError(f"There is nothing to read in {item!r}: it has no tokens.")
     bos = token_id(model, "bos")
     if bos is not None and encoded.tokens[:2] == (bos, bos):

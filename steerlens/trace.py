@@ -145,7 +145,9 @@ class Trace:
         """Return a tidy table: a line for each text, row, token and intervention."""
         import pandas
 
-        lines = [line for number, text in enumerate(self.texts) for line in self._lines(number, text)]
+        lines = [
+            line for number, text in enumerate(self.texts) for line in self._lines(number, text)
+        ]
         return pandas.DataFrame(lines)
 
     def _lines(self, number: int, text: TracedText) -> list[dict[str, object]]:
@@ -183,7 +185,9 @@ class Trace:
             return "Trace(under way)"
         if not self._texts:
             return "Trace(no pass)"
-        dropped = f"; full after {self._kept} tokens, {self.dropped} dropped" if self.dropped else ""
+        dropped = (
+            f"; full after {self._kept} tokens, {self.dropped} dropped" if self.dropped else ""
+        )
         head = f"Trace({count(len(self._texts), 'text')}{dropped})"
         return "\n".join([head, *(f"  {line}" for line in self.summary())])
 

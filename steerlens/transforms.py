@@ -9,7 +9,7 @@ a share of it from 0 to 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from steerlens.errors import BadInputError
 Scaled = Literal["amplitude", "share"]
 
 
+@runtime_checkable
 class Transform(Protocol):
     """The change Δ that a steering makes, before strength."""
 
@@ -33,7 +34,7 @@ class Transform(Protocol):
     def __call__(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "*broadcast"]:
         """Return the change, of a shape that broadcasts to x."""
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+    def to(self, device: torch.device, dtype: torch.dtype) -> Transform:
         """Return it with its tensors on a device, in a computing dtype."""
 
 
@@ -61,7 +62,7 @@ class Add:
         """Return the vector."""
         return self.direction.vector if self.vector is None else self.vector
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+    def to(self, device: torch.device, dtype: torch.dtype) -> Add:
         """Return it with the vector moved."""
         return replace(self, vector=self.direction.vector.to(device, dtype))
 
@@ -106,7 +107,7 @@ class Ablate:
         assert self.vector is not None
         return -(x * self.vector).sum(-1, keepdim=True) * self.vector
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+    def to(self, device: torch.device, dtype: torch.dtype) -> Ablate:
         """Return it with the unit vector moved."""
         assert self.vector is not None
         return replace(self, vector=self.vector.to(device, dtype))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.cards import card, count, interval, number, share
+from steerlens.cards import card, interval, number, share
 from steerlens.errors import BadInputError
 from steerlens.host import layer_of
 from steerlens.statistics import Interval
@@ -180,7 +180,8 @@ class Direction:
         if self.quality is not None:
             q = self.quality
             rows |= {
-                "held-out AUC": f"{q.auc:.2f} {interval(*q.auc_interval)}, effect size {q.effect_size:.1f}",
+                "held-out AUC": f"{q.auc:.2f} {interval(*q.auc_interval)}",
+                "effect size": f"{q.effect_size:.1f} standard deviations",
                 "halves agree": f"cosine {q.split_half_cosine:.2f}",
                 "placebo": f"shuffled labels {interval(*q.shuffled_band)}, random "
                 f"{interval(*q.random_band)}; rank {q.rank} of {2 * q.placebos + 1}",

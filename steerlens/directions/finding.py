@@ -18,7 +18,7 @@ from steerlens.directions.pca import pca
 from steerlens.directions.probe import probe
 from steerlens.directions.quality import Finder, measure, oriented
 from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import Host, HookNames, provenance
+from steerlens.host import HookNames, Host, provenance
 from steerlens.positions import Positions
 
 FINDERS: dict[str, Finder] = {"mean_difference": mean_difference, "pca": pca, "probe": probe}
@@ -72,9 +72,24 @@ def find_directions(
     2
     """
     finder, label = _finder(method)
-    reading = dict(max_examples=max_examples, batch_tokens=batch_tokens, seed=seed, progress=progress)
-    positive = collect(model, contrast.positive, hook_names, positions, **reading)  # type: ignore[arg-type]
-    negative = collect(model, contrast.negative, hook_names, positions, **reading)  # type: ignore[arg-type]
+    positive, negative = (
+        collect(
+            model,
+            side,
+            hook_names,
+            positions,
+            max_examples=max_examples,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            progress=progress,
+        )
+        for side in (contrast.positive, contrast.negative)
+    )
+    if positive.positions != negative.positions:
+        raise BadInputError(
+            f"The positive side would be read at {positive.positions} and the negative side at "
+            f"{negative.positions}, because only one has completions. Give positions."
+        )
     options = _Options(
         method=label,
         finder=finder,
@@ -119,7 +134,7 @@ def _direction(
             "the texts differ: give positions, or (prompt, completion) items."
         )
     vector = gap.flatten().float()
-    if options.method != "mean_difference":
+    if options.finder is not mean_difference:
         vector = _scaled(oriented(options.finder, *sides), vector, options)
     return Direction(
         hook,
@@ -136,10 +151,11 @@ def _scaled(
     vector: Float[Tensor, " d"], gap: Float[Tensor, " d"], options: _Options
 ) -> Float[Tensor, " d"]:
     """Stretch a built-in finder's vector to the distance of the means along it."""
-    if options.method not in FINDERS:
+    if options.finder not in FINDERS.values():
         return vector.float()
     unit = vector / vector.norm().clamp_min(1e-12)
-    return unit * torch.dot(gap, unit).abs()
+    stretched: Tensor = unit * torch.dot(gap, unit).abs()
+    return stretched
 
 
 def _quality(sides: list[Tensor], options: _Options) -> Quality | None:

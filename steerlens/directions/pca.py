@@ -21,5 +21,5 @@ def pca(
     """
     if len(positive) != len(negative):
         raise BadInputError("PCA of differences needs pairs; give a paired Contrast.")
-    _, _, components = torch.linalg.svd(positive - negative, full_matrices=False)
+    components: Tensor = torch.linalg.svd(positive - negative, full_matrices=False).Vh
     return components[0]

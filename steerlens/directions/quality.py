@@ -86,7 +86,9 @@ def measure(
     vectors = _found(finder, first), _found(finder, second)
     scores = _scores(second, vectors[0]), _scores(first, vectors[1])
     value = _mean_auc(scores)
-    shuffled = torch.tensor([_shuffled_auc(finder, sides, paired, seed, k) for k in range(placebos)])
+    shuffled = torch.tensor(
+        [_shuffled_auc(finder, sides, paired, seed, k) for k in range(placebos)]
+    )
     random = _random_aucs(first, second, placebos, seed)
     rank = 1 + int((shuffled >= value).sum()) + int((random >= value).sum())
     return Quality(

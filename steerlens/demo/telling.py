@@ -1,0 +1,194 @@
+"""The demo's outcome in words, on the terminal and in one offline page."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from steerlens import views
+from steerlens.cards import interval
+from steerlens.demo.choosing import Cell
+from steerlens.demo.first_steering import VERDICTS, Condition, Outcome
+from steerlens.host import Host
+
+SHOWN = 6
+"""Completions shown in the report."""
+
+
+def sentence(outcome: Outcome) -> str:
+    """Return what happened, beside the placebo, in one sentence."""
+    base, up, down, random = outcome.conditions
+    concept, layer = outcome.setting.concept, outcome.chosen.layer
+    if outcome.setting.judge is None:
+        figures = [f"{c.measure:+.2f} {interval(*c.interval)}" for c in (down, base, up, random)]
+        what = "the log-odds of the positive side, in nats a token,"
+    else:
+        figures = [
+            f"{c.share('positive'):.0%} {interval(*c.share_interval('positive'))}"
+            for c in (down, base, up, random)
+        ]
+        what = "the share of completions judged positive"
+    return (
+        f"Adding the {concept} direction at layer {layer} moves {what} from {figures[1]} to "
+        f"{figures[2]}, and subtracting it to {figures[0]}; random directions of the same norm "
+        f"give {figures[3]}."
+    )
+
+
+def show(outcome: Outcome, console: Console | None = None) -> None:
+    """Print directions, choice, conditions and a few completions side by side."""
+    out = console or Console()
+    chosen = outcome.chosen
+    out.print(f"\n[bold]Directions[/bold] found in {outcome.direction.items}")
+    for direction in outcome.directions.values():
+        out.print(f"  {direction!r}", markup=False, highlight=False)
+    out.print(
+        f"\n[bold]Chosen on validation[/bold]: layer {chosen.layer}, coefficient "
+        f"{chosen.coeff:.3g} ({chosen.share:.0%} of the stream's norm), "
+        f"{chosen.kl:.2f} nats a token"
+    )
+    out.print(_conditions_table(outcome))
+    out.print(_texts_table(outcome))
+    out.print(f"\n{sentence(outcome)}\n", highlight=False, markup=False)
+
+
+def _conditions_table(outcome: Outcome) -> Table:
+    n = len(outcome.conditions[0].completions)
+    table = Table(title=f"Test split, {n} completions each", title_justify="left")
+    judged = outcome.setting.judge is not None
+    table.add_column("condition")
+    for column in VERDICTS if judged else ("propensity, nats a token",):
+        table.add_column(column, justify="right")
+    table.add_column("KL, nats a token", justify="right")
+    for condition in outcome.conditions:
+        cells = (
+            [_share(condition, verdict) for verdict in VERDICTS]
+            if judged
+            else [f"{condition.measure:+.3f} {interval(*condition.interval)}"]
+        )
+        table.add_row(condition.name, *cells, f"{condition.kl:.2f}")
+    return table
+
+
+def _share(condition: Condition, verdict: str) -> str:
+    return f"{condition.share(verdict):.0%} {interval(*condition.share_interval(verdict))}"
+
+
+def _texts_table(outcome: Outcome, rows: int = 3) -> Table:
+    table = Table(title="Side by side", title_justify="left", show_lines=True)
+    for name in ("prompt", *(condition.name for condition in outcome.conditions[:3])):
+        table.add_column(name, overflow="fold", ratio=1)
+    for i in range(min(rows, len(outcome.conditions[0].completions))):
+        texts = [condition.completions[i].text.strip() for condition in outcome.conditions[:3]]
+        table.add_row(outcome.conditions[0].completions[i].prompt, *texts)
+    return table
+
+
+def write_report(model: Host, outcome: Outcome, path: str | Path) -> Path:
+    """Write one self-contained page that opens offline: figures, texts, tokens and heads."""
+    layer = min(outcome.chosen.layer + 1, model.cfg.n_layers - 1)
+    traced = outcome.setting.test_prompts[0] + outcome.conditions[1].completions[0].text
+    sections = [
+        views.prose(sentence(outcome)),
+        "What came out",
+        *([_verdict_bars(outcome)] if outcome.setting.judge else []),
+        _texts(outcome),
+        "How layer and dose were chosen",
+        _layers(outcome),
+        _doses(outcome),
+        "Where it writes, and which heads respond",
+        views.tokens(outcome.trace),
+        views.heads(model, outcome.steering, traced, layer),
+        "The direction",
+        outcome.direction,
+        outcome.steering,
+    ]
+    title = f"Steering {outcome.setting.concept}"
+    return views.save_page(path, views.page(title, sections, _provenance(outcome)))
+
+
+def _verdict_bars(outcome: Outcome) -> views.View:
+    rows = [
+        views.Bar(
+            condition.name,
+            {verdict: condition.share(verdict) for verdict in VERDICTS},
+            condition.share_interval("positive"),
+            n=len(condition.completions),
+        )
+        for condition in outcome.conditions
+    ]
+    return views.bars(rows, title="What the judge says of completions on the test split")
+
+
+def _texts(outcome: Outcome) -> views.View:
+    base, up, down, _ = outcome.conditions
+    rows = []
+    for i in range(min(SHOWN, len(base.completions))):
+        row: dict[str, object] = {
+            "prompt": base.completions[i].prompt,
+            "base": base.completions[i].text,
+            "steered": {c.name: c.completions[i].text for c in (up, down)},
+        }
+        if outcome.setting.judge:
+            row["verdicts"] = {c.name: c.verdicts[i] for c in (base, up, down)}
+        rows.append(row)
+    return views.side_by_side(rows)
+
+
+def _layers(outcome: Outcome) -> views.View:
+    found = [d for d in outcome.directions.values() if d.quality is not None]
+    layers = [direction.layer for direction in found]
+    quality = [direction.quality for direction in found if direction.quality]
+    auc = views.Line(
+        "held-out AUC",
+        layers,
+        [q.auc for q in quality],
+        [q.auc_interval[0] for q in quality],
+        [q.auc_interval[1] for q in quality],
+    )
+    placebo = views.Band(
+        "shuffled labels, 95%",
+        layers,
+        [q.shuffled_band[0] for q in quality],
+        [q.shuffled_band[1] for q in quality],
+    )
+    return views.curve(
+        [auc],
+        x_label="layer",
+        y_label="AUC",
+        band=placebo,
+        y_range=(0, 1),
+        title="How well the direction tells held-out items apart, layer by layer",
+    )
+
+
+def _doses(outcome: Outcome) -> views.View:
+    by_layer: dict[int, list[Cell]] = defaultdict(list)
+    for cell in outcome.cells:
+        by_layer[cell.layer].append(cell)
+    lines = [
+        views.Line(f"layer {layer}", [c.share for c in cells], [c.effect for c in cells])
+        for layer, cells in by_layer.items()
+    ]
+    costs = [
+        views.Line(f"layer {layer}", [c.share for c in cells], [c.kl for c in cells])
+        for layer, cells in by_layer.items()
+    ]
+    effect = "effect, nats a token" if outcome.setting.judge is None else "effect, mean score"
+    return views.panels(
+        [views.Panel(effect, lines), views.Panel("KL, nats a token", costs)],
+        x_label="length of what is added, share of the stream's norm",
+        title="Effect and cost of each layer and dose on the validation split",
+    )
+
+
+def _provenance(outcome: Outcome) -> dict[str, object]:
+    return {
+        **outcome.provenance,
+        "items": outcome.setting.source,
+        "seed": outcome.seed,
+        "steering": repr(outcome.steering),
+    }
