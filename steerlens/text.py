@@ -43,8 +43,8 @@ def encode(model: Host, item: Item) -> Encoded:
 
     An item is a text, token ids, chat messages (`[{"role": ..., "content": ...}, ...]`), or
     a (prompt, completion) tuple; one already encoded is kept. A chat that ends with the
-    assistant counts that last message as the completion. Raises BadInputError on an empty text, a double BOS, text without a
-    tokenizer, or an item longer than the model's context.
+    assistant counts that last message as the completion. Raises BadInputError on an empty
+    text, a double BOS, text without a tokenizer, or an item longer than the model's context.
     """
     if isinstance(item, Encoded):
         return item

@@ -1,0 +1,3 @@
+"""Steerling, the bundled model, the world it was trained on, and the demo."""
+
+from steerlens.demo.model import load_model as load_model
