@@ -150,7 +150,21 @@ def batches(
 
 
 def token_strings(model: Host, tokens: Int[Tensor, " pos"]) -> list[str]:
-    """Return each token as text, for views: `['<s>', 'The', ' cat']`; ids without a tokenizer."""
+    """Return each token as text, for views: `['<s>', 'The', ' cat']`; ids without a tokenizer.
+
+    A token is decoded after another one, because some decoders drop a text's first space.
+    """
+    ids = tokens.tolist()
     if model.tokenizer is None:
-        return [str(each) for each in tokens.tolist()]
-    return [model.tokenizer.decode([each]) for each in tokens.tolist()]
+        return [str(each) for each in ids]
+    decode = model.tokenizer.decode
+    special = set(model.tokenizer.all_special_ids)
+    anchor = next((each for each in ids if each not in special), None)
+    before = "" if anchor is None else decode([anchor])
+
+    def shown(each: int) -> str:
+        after = "" if anchor is None or each in special else decode([anchor, each])
+        return str(after[len(before) :] if before and after.startswith(before) else decode([each]))
+
+    strings = {each: shown(each) for each in set(ids)}
+    return [strings[each] for each in ids]

@@ -90,7 +90,7 @@ def _texts_table(outcome: Outcome, rows: int = 3) -> Table:
 def write_report(model: Host, outcome: Outcome, path: str | Path) -> Path:
     """Write one self-contained page that opens offline: figures, texts, tokens and heads."""
     layer = min(outcome.chosen.layer + 1, model.cfg.n_layers - 1)
-    traced = outcome.setting.test_prompts[0] + outcome.conditions[1].completions[0].text
+    steered = outcome.conditions[1].completions[0].encoded
     sections = [
         views.prose(sentence(outcome)),
         "What came out",
@@ -101,7 +101,7 @@ def write_report(model: Host, outcome: Outcome, path: str | Path) -> Path:
         _doses(outcome),
         "Where it writes, and which heads respond",
         views.tokens(outcome.trace),
-        views.heads(model, outcome.steering, traced, layer),
+        views.heads(model, outcome.steering, steered, layer),
         "The direction",
         outcome.direction,
         outcome.steering,

@@ -43,6 +43,8 @@ class Axis:
         if low == high:
             low, high = low - 0.5, high + 0.5
         step = round_step((high - low) / (most - 1))
+        if all(float(value).is_integer() for value in finite):
+            step = max(1.0, step)
         first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
         ticks = tuple(round(step * k, 10) for k in range(first, last + 1))
         if snug:

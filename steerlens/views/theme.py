@@ -162,7 +162,8 @@ STYLE = """
  border:0;font-size:12px}
 .sl-view details th:first-child,.sl-view details td:first-child{text-align:left}
 .sl-live:not(:empty){background:#fff;color:#222;color-scheme:light;border-radius:6px;
- padding:2px 4px 0;max-width:900px}
+ padding:4px 8px 0 5px;max-width:900px}
+.sl-drawn:not(.sl-plain) .sl-ramp{background:#fff}
 .sl-drawn .sl-static,.sl-plain .sl-live{display:none}
 .sl-plain .sl-static{display:block}
 .sl-switch{float:right;font:inherit;font-size:12px;color:inherit;opacity:.66;background:none;
@@ -196,7 +197,8 @@ p{max-width:70ch;margin:.5em 0 1em}
 footer{margin:4em 0 0;padding:1em 0 0;border-top:1px solid #8884;font-size:12px}
 footer dl{display:grid;grid-template-columns:max-content 1fr;gap:.15em 1.4em;margin:0}
 footer dt{opacity:.66}footer dd{margin:0;overflow-wrap:anywhere}
-@media (prefers-color-scheme:dark){body{background:#15171a;color:#e4e5e7}}
+@media screen and (prefers-color-scheme:dark){body{background:#15171a;color:#e4e5e7}
+ .sl-view svg{filter:brightness(1.3)}}
 @media print{body{margin:0;max-width:none;font-size:11pt;background:#fff;color:#000}
  h2{break-after:avoid}details{display:none}}
 """

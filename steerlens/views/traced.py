@@ -40,7 +40,7 @@ def tokens(trace: Trace, *, text: int = 0, row: int = 0, title: str = "Where it 
     generated = traced.generated[row, real].nonzero().flatten().tolist()
     return colored_tokens(
         strings,
-        share.sign() * share.abs() * strength.sign(),
+        share * strength.sign(),
         labels=[_label(leaf.hook_name) for leaf in trace.interventions],
         details=[[f"strength {value:.3g}" for value in line] for line in strength.tolist()],
         marks={generated[0]: "generated"} if generated else None,
