@@ -20,8 +20,6 @@ from steerlens.errors import BadInputError, HookError
 from steerlens.host import Host, token_id
 from steerlens.positions import Mask, Selector, Window
 
-_GENERATORS = ("generate", "generate_stream", "hf_generate")
-
 
 @dataclass
 class Generation:

@@ -174,7 +174,8 @@ def _marked_stream(original: Callable[..., Any], clock: Clock) -> Callable[..., 
 
 
 def _refuse_beams(options: dict[str, Any]) -> None:
-    if int(options.get("num_beams") or 1) > 1:
+    configured = getattr(options.get("generation_config"), "num_beams", None)
+    if int(options.get("num_beams") or configured or 1) > 1:
         raise BadInputError(
             "Beam search reorders the KV cache under the clock and cannot be steered. "
             "Use num_beams=1 (greedy or sampling)."
