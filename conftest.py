@@ -18,9 +18,7 @@ _TESTS = Path(__file__).parent / "tests"
 
 
 @pytest.fixture(autouse=True)
-def _names_for_doctests(
-    request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]
-) -> None:
+def _names_for_doctests(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
     """Give a doctest the names it uses, made once and only where one is used."""
     if not isinstance(request.node, pytest.DoctestItem):
         return

@@ -145,7 +145,7 @@ def collect(
 
     >>> activations = collect(model, ["good day", "bad day"], "resid_post")
     >>> activations
-    Activations(2 items at 5 hook points, last_prompt_token)
+    Activations(2 items at ... hook points, last_prompt_token)
     """
     if isinstance(items, str) or len(items) == 0:
         raise BadInputError(f"collect needs a list of one item or more; got {items!r}.")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, HookFn, Host, check_hook_name, layer_of
+from steerlens.host import FwdHooks, HookFn, Host, check_hook_name, is_bridge, layer_of
 from steerlens.interventions import (
     Change,
     Expression,
@@ -138,6 +138,11 @@ def _check_writable(model: Host, name: str) -> None:
         raise HookError(
             f"{name!r} fires before the pass is known. Steer 'blocks.0.hook_resid_pre' instead: "
             "it is the sum of the embeddings."
+        )
+    if is_bridge(model) and name.endswith("hook_resid_mid"):
+        raise HookError(
+            f"{name!r} is only read by the MLP on a TransformerBridge: what is written there does not "
+            "reach the stream. Add at 'attn_out' of the same layer, or steer 'resid_post'."
         )
 
 

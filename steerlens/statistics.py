@@ -57,7 +57,7 @@ def band(values: Float[Tensor, " n"], level: float = 0.95) -> Interval:
     """Return the central interval that holds `level` of the values.
 
     >>> band(torch.arange(101.0))
-    (2.5, 97.5)
+    (2.5..., 97.5...)
     """
     tail = (1 - level) / 2
     low, high = values.double().quantile(torch.tensor([tail, 1 - tail]).double())

@@ -100,7 +100,7 @@ class Steering:
         >>> with steering.trace(model) as trace:
         ...     text = model.generate("Once upon a time", max_new_tokens=8, verbose=False)
         >>> trace.texts[0].share.shape
-        torch.Size([1, 1, 12])
+        torch.Size([1, 1, ...])
         """
         trace = Trace(self.interventions, max_tokens)
         lengths = _lengths(prompt_lengths)

@@ -26,10 +26,7 @@ def sentence(outcome: Outcome) -> str:
         figures = [f"{c.measure:+.2f} {interval(*c.interval)}" for c in (down, base, up, random)]
         what = "the log-odds of the positive side, in nats a token,"
     else:
-        figures = [
-            f"{c.share('positive'):.0%} {interval(*c.share_interval('positive'))}"
-            for c in (down, base, up, random)
-        ]
+        figures = [_share(c, "positive") for c in (down, base, up, random)]
         what = "the share of completions judged positive"
     return (
         f"Adding the {concept} direction at layer {layer} moves {what} from {figures[1]} to "
@@ -44,7 +41,7 @@ def show(outcome: Outcome, console: Console | None = None) -> None:
     chosen = outcome.chosen
     out.print(f"\n[bold]Directions[/bold] found in {outcome.direction.items}")
     for direction in outcome.directions.values():
-        out.print(f"  {direction!r}", markup=False, highlight=False)
+        out.print(f"  {direction!r}", markup=False, highlight=False, soft_wrap=True)
     out.print(
         f"\n[bold]Chosen on validation[/bold]: layer {chosen.layer}, coefficient "
         f"{chosen.coeff:.3g} ({chosen.share:.0%} of the stream's norm), "
@@ -74,7 +71,8 @@ def _conditions_table(outcome: Outcome) -> Table:
 
 
 def _share(condition: Condition, verdict: str) -> str:
-    return f"{condition.share(verdict):.0%} {interval(*condition.share_interval(verdict))}"
+    low, high = condition.share_interval(verdict)
+    return f"{condition.share(verdict):.0%} [{low:.0%}, {high:.0%}]"
 
 
 def _texts_table(outcome: Outcome, rows: int = 3) -> Table:

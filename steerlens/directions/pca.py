@@ -10,7 +10,7 @@ from steerlens.errors import BadInputError
 
 
 def pca(
-    positive: Float[Tensor, "pair d"], negative: Float[Tensor, "pair d"]
+    positive: Float[Tensor, "positive d"], negative: Float[Tensor, "negative d"]
 ) -> Float[Tensor, " d"]:
     """Return the unit vector along which the pairs' differences are largest, about zero.
 
