@@ -1,7 +1,12 @@
 """SteerLens: find, steer and see directions in language models, as TransformerLens callbacks.
 
 >>> import steerlens as sl
+
+`sl.views`, `sl.evaluation` and `sl.demo` are imported when they are first used.
 """
+
+from importlib import import_module
+from types import ModuleType
 
 from steerlens import positions as positions
 from steerlens.activations import Activations as Activations
@@ -17,3 +22,10 @@ from steerlens.steering import Steering as Steering
 from steerlens.steering import ablate as ablate
 from steerlens.steering import add as add
 from steerlens.trace import Trace as Trace
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import the rooms that a first import leaves out."""
+    if name in ("demo", "evaluation", "views"):
+        return import_module(f"steerlens.{name}")
+    raise AttributeError(f"module 'steerlens' has no attribute {name!r}")

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from steerlens.cards import count
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, HookNames, Host, device_of, hook_names
+from steerlens.host import FwdHooks, HookNames, Host, check_by_token, device_of, hook_names
 from steerlens.passes import telling
 from steerlens.positions import Mask, Positions, selector
 from steerlens.text import Batch, Encoded, Item, batches, encode
@@ -45,16 +45,13 @@ class Moments:
     """In float64."""
     squares: Float[Tensor, "*unit"]
     """Sum of squared deviations from the mean, in float64."""
-    norms: float
-    """Sum of the vectors' norms, heads taken together."""
 
     @classmethod
     def of(cls, vectors: Float[Tensor, "n *unit"]) -> Moments:
         """Return the moments of some vectors, on the CPU."""
-        x = vectors.double()
+        x = vectors.cpu().double()
         mean = x.mean(0)
-        norms = float(x.flatten(1).norm(dim=1).sum())
-        return cls(len(x), mean.cpu(), ((x - mean) ** 2).sum(0).cpu(), norms)
+        return cls(len(x), mean, ((x - mean) ** 2).sum(0))
 
     def merged(self, other: Moments) -> Moments:
         """Return the moments of both together (Chan, Golub and LeVeque, 1979)."""
@@ -64,18 +61,12 @@ class Moments:
             total,
             self.mean + gap * (other.count / total),
             self.squares + other.squares + gap**2 * (self.count * other.count / total),
-            self.norms + other.norms,
         )
 
     @property
     def variance(self) -> Float[Tensor, "*unit"]:
         """The unbiased variance of each entry."""
         return self.squares / max(1, self.count - 1)
-
-    @property
-    def mean_norm(self) -> float:
-        """The mean norm of the vectors: of the stream, at a residual hook point."""
-        return self.norms / max(1, self.count)
 
 
 @dataclass(frozen=True)
@@ -87,9 +78,12 @@ class Activations(Mapping[str, Moments]):
     """
 
     moments: dict[str, Moments]
+    norms: dict[str, Moments]
+    """Moments of the tokens' norms (of the stream, at a residual hook point), an item each."""
     examples: dict[str, Float[Tensor, "n *unit"]]
     rows: tuple[int, ...]
     positions: str
+    max_examples: int
 
     def __getitem__(self, name: str) -> Moments:
         """Return the moments at a hook point."""
@@ -104,15 +98,23 @@ class Activations(Mapping[str, Moments]):
         return len(self.moments)
 
     def merged(self, other: Activations) -> Activations:
-        """Return both together, as if collected in one pass over all items."""
+        """Return both together: exact moments, and examples of each in proportion to its items."""
         if self.moments.keys() != other.moments.keys() or self.positions != other.positions:
             raise BadInputError("Only activations of the same hook points and positions merge.")
-        shift = next(iter(self.moments.values())).count
+        mine, theirs = (next(iter(each.moments.values())).count for each in (self, other))
+        share = round(self.max_examples * mine / (mine + theirs))
+        first = _spaced(len(self.rows), share)
+        second = _spaced(len(other.rows), self.max_examples - share)
         return Activations(
             {name: moments.merged(other[name]) for name, moments in self.moments.items()},
-            {name: torch.cat([x, other.examples[name]]) for name, x in self.examples.items()},
-            self.rows + tuple(shift + row for row in other.rows),
+            {name: moments.merged(other.norms[name]) for name, moments in self.norms.items()},
+            {
+                name: torch.cat([x[first], other.examples[name][second]])
+                for name, x in self.examples.items()
+            },
+            tuple(self.rows[i] for i in first) + tuple(mine + other.rows[i] for i in second),
             self.positions,
+            self.max_examples,
         )
 
     def __repr__(self) -> str:
@@ -138,7 +140,7 @@ def collect(
     The vector is the mean over the positions picked: by default the completion's tokens where
     an item has a completion, else its last token. Moments cover all items; at most
     `max_examples` vectors a hook point are kept (a seeded sample), whose size the progress bar
-    tells before it starts. The pass stops at the highest layer read.
+    tells as soon as the first batch is read. The pass stops at the highest layer read.
 
     Raises BadInputError where positions pick nothing in an item or activations are not finite,
     UnknownNameError for a hook point the host lacks, HookError for one that never fired.
@@ -153,22 +155,29 @@ def collect(
     encoded = [encode(model, item) for item in items]
     picker = _Picker(positions, encoded)
     kept = _sample(len(items), max_examples, seed)
-    sink = _Sink(names, kept)
+    sink = _Sink(kept, max_examples)
     device = device_of(model)
     bar = tqdm(
         total=len(items), desc=f"reading {count(len(names), 'hook point')}", disable=not progress
     )
     with bar, torch.no_grad():
         for rows, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device):
-            vectors = _read(model, names, batch, picker.mask(model, batch, rows))
-            sink.add(rows, vectors)
-            bar.set_postfix_str(f"examples {sink.megabytes(vectors):.0f} MB", refresh=False)
+            sink.add(rows, _read(model, names, batch, picker.mask(model, batch, rows)))
+            bar.set_postfix_str(f"examples {sink.megabytes():.0f} MB", refresh=False)
             bar.update(len(rows))
     return sink.activations(repr(picker))
 
 
 def _names(model: Host, names: HookNames) -> list[str]:
-    return list(dict.fromkeys(hook_names(model, names)))
+    found = list(dict.fromkeys(hook_names(model, names)))
+    for name in found:
+        check_by_token(name)
+    return found
+
+
+def _spaced(total: int, most: int) -> list[int]:
+    """At most `most` of `total` rows, evenly spaced (they are a random sample already)."""
+    return list(range(total)) if total <= most else [i * total // most for i in range(most)]
 
 
 def _sample(total: int, most: int, seed: int) -> tuple[int, ...]:
@@ -208,16 +217,18 @@ class _Picker:
         return mask
 
 
-def _read(
-    model: Host, names: Sequence[str], batch: Batch, mask: Mask
-) -> dict[str, Float[Tensor, "batch *unit"]]:
+Reading = tuple[Float[Tensor, "batch *unit"], Float[Tensor, " batch"]]
+"""Each row's mean vector, and the mean norm of its tokens."""
+
+
+def _read(model: Host, names: Sequence[str], batch: Batch, mask: Mask) -> dict[str, Reading]:
     """Run one pass with a reading hook at each name; stop when all have been read."""
-    vectors: dict[str, Tensor] = {}
+    readings: dict[str, Reading] = {}
 
     def reader(name: str) -> Callable[..., None]:
         def read(activation: Tensor, hook: Any) -> None:
-            vectors[name] = pooled(activation, mask)
-            if len(vectors) == len(names):
+            readings[name] = pooled(activation, mask)
+            if len(readings) == len(names):
                 raise _Enough
 
         return read
@@ -225,48 +236,52 @@ def _read(
     fwd_hooks: FwdHooks = [(name, reader(name)) for name in names]
     with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks), suppress(_Enough):
         model(batch.tokens)
-    missing = [name for name in names if name not in vectors]
+    missing = [name for name in names if name not in readings]
     if missing:
         raise HookError(
             f"The pass never reached hook point {missing[0]!r}; nothing was read there."
         )
-    return vectors
+    return readings
 
 
 def pooled(
     activation: Float[Tensor, "batch pos *unit"], mask: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, "batch *unit"]:
-    """Return the mean of each row's activations over the positions in `mask`, in float32."""
+) -> Reading:
+    """Return, over each row's positions in `mask`, the mean activation and the mean norm."""
+    mask = mask.to(activation.device)
     weight = mask.float() / mask.sum(1, keepdim=True)
     flat = rearrange(activation.float(), "batch pos ... -> batch pos (...)")
     flat = torch.where(mask[..., None], flat, 0)
     means = torch.einsum("bp,bpu->bu", weight, flat)
-    return means.reshape(len(mask), *activation.shape[2:])
+    norms = (weight * flat.norm(dim=-1)).sum(1)
+    return means.reshape(len(mask), *activation.shape[2:]), norms
 
 
 class _Sink:
     """Moments of everything, and the examples at the rows to keep."""
 
-    def __init__(self, names: Sequence[str], kept: Sequence[int]) -> None:
+    def __init__(self, kept: Sequence[int], max_examples: int) -> None:
         self.moments: dict[str, Moments] = {}
+        self.norms: dict[str, Moments] = {}
         self.examples: dict[str, Tensor] = {}
         self.kept = tuple(kept)
+        self.max_examples = max_examples
         self.place = {row: i for i, row in enumerate(kept)}
 
-    def add(self, rows: Sequence[int], vectors: Mapping[str, Tensor]) -> None:
+    def add(self, rows: Sequence[int], readings: Mapping[str, Reading]) -> None:
         here = [(i, self.place[row]) for i, row in enumerate(rows) if row in self.place]
         source = torch.tensor([i for i, _ in here], dtype=torch.long)
         target = torch.tensor([place for _, place in here], dtype=torch.long)
-        for name, x in vectors.items():
-            more = Moments.of(x)
-            before = self.moments.get(name)
-            self.moments[name] = more if before is None else before.merged(more)
+        for name, (vectors, norms) in readings.items():
+            x = vectors.cpu()
+            _merge(self.moments, name, Moments.of(x))
+            _merge(self.norms, name, Moments.of(norms))
             if name not in self.examples:
                 self.examples[name] = torch.empty(len(self.kept), *x.shape[1:])
-            self.examples[name][target] = x.cpu()[source]
+            self.examples[name][target] = x[source]
 
-    def megabytes(self, vectors: Mapping[str, Tensor]) -> float:
-        return sum(x[0].numel() for x in vectors.values()) * len(self.kept) * 4 / 1e6
+    def megabytes(self) -> float:
+        return sum(x.numel() for x in self.examples.values()) * 4 / 1e6
 
     def activations(self, positions: str) -> Activations:
         for name, moments in self.moments.items():
@@ -275,4 +290,11 @@ class _Sink:
                     f"The activations at {name!r} are not finite (NaN or infinity). The model "
                     "overflows on these items, often in float16: load it in bfloat16 or float32."
                 )
-        return Activations(self.moments, self.examples, self.kept, positions)
+        return Activations(
+            self.moments, self.norms, self.examples, self.kept, positions, self.max_examples
+        )
+
+
+def _merge(into: dict[str, Moments], name: str, more: Moments) -> None:
+    before = into.get(name)
+    into[name] = more if before is None else before.merged(more)

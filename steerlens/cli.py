@@ -36,9 +36,11 @@ def demo(
     from steerlens.errors import SteerLensError
 
     torch.set_num_threads(1)
+    if model is None or Path(model).exists():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
     try:
         _demo(model, contrast, out, seed)
-    except (SteerLensError, OSError) as error:
+    except (SteerLensError, OSError, ValueError, RuntimeError) as error:
         typer.echo(f"steerlens: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -56,10 +58,8 @@ def _demo(name: str | None, contrast: Path | None, out: Path, seed: int) -> None
             "--model and --contrast go together: a model, and pairs to steer it by."
         )
     if name is None or contrast is None:
-        model, setting = load_model(), of_world()
+        model, setting = load_model(), of_world(seed=seed)
     else:
-        if Path(name).exists():
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
         model = load(name)
         setting = of_pairs(model, contrast, seed=seed)
     outcome = run(model, setting, seed=seed, progress=sys.stderr.isatty())

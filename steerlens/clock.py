@@ -43,8 +43,8 @@ class Clock:
         """Column at which the current pass begins in its text."""
         self.serial = 0
         """Number of passes begun."""
-        self.reached: set[int] = set()
-        """Layers, of those watched, that some pass has run."""
+        self.reached: dict[int, int] = {}
+        """The latest pass that ran each watched layer."""
         self.picked: dict[Selector, Tensor] = {}
         """Whether each selector has picked any token yet."""
         self._declared = prompt_lengths
@@ -55,6 +55,7 @@ class Clock:
         self._real: Bool[Tensor, "batch total"] | None = None
         self.generation: Generation | None = None
         """The generation under way."""
+        self._unseen = False
         self._cache: dict[Any, Any] = {}
 
     @property
@@ -108,6 +109,7 @@ class Clock:
             self.text += 1
             self._tokens = self._real = None
         total = past + width
+        self._unseen = past > (0 if self._tokens is None else self._tokens.shape[1])
         self._tokens = _appended(self._tokens, tokens, total)
         self._real = self._reality(attention_mask, total, rows, device)
         self.start = past
@@ -142,7 +144,12 @@ class Clock:
         """Pads as told, else from the host's mask, else from runs of pad ids."""
         if self._told_real is not None and self._told_real.shape == (rows, total):
             return self._told_real.to(device)
-        if attention_mask is not None and attention_mask.shape == (rows, total):
+        if attention_mask is not None:
+            if attention_mask.shape != (rows, total):
+                raise BadInputError(
+                    f"The attention mask has shape {tuple(attention_mask.shape)} and the pass "
+                    f"{(rows, total)}, cached tokens included. Give one of that shape, or none."
+                )
             return attention_mask.to(device).bool()
         before = self._real
         if before is not None and before.shape[0] == rows and before.shape[1] <= total:
@@ -163,8 +170,8 @@ class Clock:
         bos = token_id(self.model, "bos")
         if bos is None:
             return torch.zeros(rows, dtype=torch.bool, device=device)
-        first_real = self.real.int().argmax(1, keepdim=True)
-        return (self._tokens.gather(1, first_real) == bos).squeeze(1)
+        first = self._tokens.gather(1, self.real.int().argmax(1, keepdim=True))
+        return None if self._unseen else (first == bos).squeeze(1)
 
     def _prompt_lengths(self, counts: Tensor, past: int) -> Int[Tensor, " batch"] | None:
         if self.generation is not None:

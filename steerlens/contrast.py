@@ -11,12 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from steerlens.cards import card, count
 from steerlens.errors import BadInputError
-from steerlens.text import Item
+from steerlens.text import Encoded, Item
 
 _FIELDS = (
     ("positive", "negative"),
@@ -77,7 +74,7 @@ class Contrast:
         and `question, answer_matching_behavior, answer_not_matching_behavior`. Raises
         BadInputError with the line's number where a line is none of these.
         """
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
         return cls.from_pairs(
             _pair(line, f"{path}, line {number}")
             for number, line in enumerate(lines, 1)
@@ -144,8 +141,10 @@ def _order(length: int, seed: int) -> list[int]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return torch.as_tensor(value).tolist()
+    if isinstance(value, Encoded):
+        return [list(value.tokens), value.prompt_length]
+    if hasattr(value, "tolist"):
+        return value.tolist()
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]
     return value

@@ -36,7 +36,7 @@ class Host(Protocol):
     def hooks(self, fwd_hooks: FwdHooks = ...) -> AbstractContextManager[Any]:
         """Add hooks for the length of a `with` block."""
 
-    def to_tokens(self, input: str | list[str]) -> Tensor:
+    def to_tokens(self, input: str | list[str], *, truncate: bool = ...) -> Tensor:
         """Tokenise, with BOS where the model is used to it."""
 
     def parameters(self) -> Iterator[Any]:
@@ -127,6 +127,15 @@ def check_hook_name(model: Host, name: str) -> str:
                 f"Call model.set_{flag}(True) first."
             )
     return name
+
+
+def check_by_token(name: str) -> None:
+    """Raise HookError for a hook point whose activations are not one vector a token."""
+    if name.endswith(("hook_pattern", "hook_attn_scores")):
+        raise HookError(
+            f"{name!r} holds a number for every query and key of a head, not a vector a token. "
+            "Read or steer 'z', 'q', 'k' or 'v' instead."
+        )
 
 
 def hook_names(model: Host, names: HookNames) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.positions import Selector
-from steerlens.signals import Constant, Signal, fixed, within
+from steerlens.signals import Constant, Signal, fixed, product, within
 from steerlens.transforms import Transform
 
 OPEN = Constant(1.0)
@@ -32,10 +32,11 @@ class Intervention:
 
     def __post_init__(self) -> None:
         """Raise BadInputError on a share outside 0 to 1."""
-        if self.transform.scales == "share" and not within(self.coeff, 0, 1):
+        share = product(self.coeff, self.gate)
+        if self.transform.scales == "share" and not within(share, 0, 1):
             raise BadInputError(
-                f"{self.transform!r} takes a share from 0 to 1 as its coefficient; "
-                f"got {self.coeff!r}."
+                f"{self.transform!r} takes a share from 0 to 1 as coefficient times gate; "
+                f"got {share!r}."
             )
 
     def __repr__(self) -> str:
@@ -89,11 +90,24 @@ def strength(
     x: Float[Tensor, "batch pos *unit"], leaf: Intervention, mask: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
     """Return c * g at the positions picked, 0 elsewhere."""
-    values = leaf.coeff(x) * leaf.gate(x)
-    shared = leaf.transform.scales == "share" and not (fixed(leaf.coeff) and fixed(leaf.gate))
+    values = _by_token(leaf.coeff, x) * _by_token(leaf.gate, x)
+    shared = leaf.transform.scales == "share" and not fixed(product(leaf.coeff, leaf.gate))
     if shared and bool(((values < 0) | (values > 1)).any()):
         raise BadInputError(f"The share of {leaf!r} left the range 0 to 1.")
     return torch.where(mask, values, 0)
+
+
+def _by_token(signal: Signal, x: Tensor) -> Float[Tensor, "#batch #pos"]:
+    """A signal's values. Raises BadInputError where they are not one a token, a row or in all."""
+    values = signal(x)
+    rows, pos = x.shape[:2]
+    fits = values.ndim == 2 and values.shape[0] in (1, rows) and values.shape[1] in (1, pos)
+    if not fits:
+        raise BadInputError(
+            f"{signal!r} gave values of shape {tuple(values.shape)}. A signal gives "
+            f"(batch, pos), (batch, 1) or (1, 1), here ({rows}, {pos}), ({rows}, 1) or (1, 1)."
+        )
+    return values
 
 
 def scaled(

@@ -125,7 +125,7 @@ def _two_dimensional(mask: Any) -> Tensor | None:
 
 def _reaching(clock: Clock, layer: int) -> Callable[..., None]:
     def reach(module: Any, args: tuple[Any, ...], output: Any) -> None:
-        clock.reached.add(layer)
+        clock.reached[layer] = clock.serial
 
     return reach
 
@@ -149,7 +149,7 @@ def _marked(model: Any, name: str, clock: Clock) -> Iterator[None]:
 def _marked_call(original: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
     @wraps(original)
     def generate(*args: Any, **options: Any) -> Any:
-        _refuse_beams(options)
+        _refuse_beams(clock.model, options)
         with clock.generating(Generation()):
             return original(*args, **options)
 
@@ -159,7 +159,7 @@ def _marked_call(original: Callable[..., Any], clock: Clock) -> Callable[..., An
 def _marked_stream(original: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
     @wraps(original)
     def generate(*args: Any, **options: Any) -> Iterator[Any]:
-        _refuse_beams(options)
+        _refuse_beams(clock.model, options)
         generation = Generation()
         stream = iter(original(*args, **options))
         while True:
@@ -173,9 +173,13 @@ def _marked_stream(original: Callable[..., Any], clock: Clock) -> Callable[..., 
     return generate
 
 
-def _refuse_beams(options: dict[str, Any]) -> None:
-    configured = getattr(options.get("generation_config"), "num_beams", None)
-    if int(options.get("num_beams") or configured or 1) > 1:
+def _refuse_beams(model: Any, options: dict[str, Any]) -> None:
+    hugging_face = getattr(model, "original_model", None)
+    configured = options.get("generation_config") or getattr(
+        hugging_face, "generation_config", None
+    )
+    beams = options.get("num_beams") or getattr(configured, "num_beams", None) or 1
+    if int(beams) > 1:
         raise BadInputError(
             "Beam search reorders the KV cache under the clock and cannot be steered. "
             "Use num_beams=1 (greedy or sampling)."

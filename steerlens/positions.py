@@ -47,8 +47,8 @@ class Window:
         """Return whether each row opens with BOS."""
         if self.opens_with_bos is None:
             raise BadInputError(
-                "This selector leaves out BOS and pads, so it needs the tokens. Give them: "
-                "fwd_hooks(model, tokens=...), or use `with steering.on(model)`."
+                "This selector leaves out BOS and pads, and the text's tokens are not known. Give "
+                "fwd_hooks(model, tokens=...), or fill the KV cache while the steering is on."
             )
         return self.opens_with_bos[:, None]
 

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, HookFn, Host, check_hook_name, is_bridge, layer_of
+from steerlens.host import (
+    FwdHooks,
+    HookFn,
+    Host,
+    check_by_token,
+    check_hook_name,
+    is_bridge,
+    layer_of,
+)
 from steerlens.interventions import (
     Change,
     Expression,
@@ -43,14 +51,12 @@ class Session:
         self, expression: Expression, model: Host, clock: Clock, trace: Trace | None = None
     ) -> None:
         """Raise UnknownNameError or HookError on a hook point that cannot be steered."""
-        self.expression = mapped(expression, replace)  # equal leaves become objects of their own
+        self.expression = _placed(expression, model)
         self.model = model
         self.clock = clock
         self.trace = trace
         self.leaves = tuple(leaves(self.expression))
         self.names = tuple(dict.fromkeys(leaf.hook_name for leaf in self.leaves))
-        for name in self.names:
-            _check_writable(model, name)
         self._number = {id(leaf): i for i, leaf in enumerate(self.leaves)}
         self._fired: dict[str, int] = {}
         self._moved: dict[tuple[int, torch.device, torch.dtype], Transform] = {}
@@ -73,12 +79,17 @@ class Session:
     def _arrive(self, name: str, activation: Tensor) -> None:
         """Count the firing; refuse a pass that the clock did not see begin."""
         window = self.clock.window
-        stale = self._fired.get(name) == self.clock.serial
-        if stale or activation.shape[:2] != window.index.shape:
+        if activation.shape[:2] != window.index.shape:
             raise HookError(
-                f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos), outside the pass "
-                f"of {tuple(window.index.shape)} that the clock saw. Hooks from fwd_hooks() serve "
-                "one pass over the tokens they were made for; start_at_layer cannot be steered."
+                f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos) in a pass of "
+                f"{tuple(window.index.shape)}. Hooks from fwd_hooks() serve one pass over the "
+                "tokens they were made for."
+            )
+        if self._fired.get(name) == self.clock.serial:
+            raise HookError(
+                f"{name!r} fired twice in what looks like one pass. Either a pass began unseen "
+                "(start_at_layer, or hooks from fwd_hooks() used again), or the model computes "
+                "this hook point more than once a pass; neither can be steered."
             )
         if name not in self._fired:
             self._check_fit(name, activation)
@@ -94,7 +105,7 @@ class Session:
                 )
 
     def _leaf_change(self, leaf: Intervention, x: Tensor) -> Change:
-        values = strength(x, leaf, self.clock.where(leaf.positions))
+        values = strength(x, leaf, self.clock.where(leaf.positions).to(x.device))
         result = scaled(x, values, self._transform(leaf, x))
         if self.trace is not None:
             self.trace.record(self.clock, self._number[id(leaf)], values, result, x)
@@ -108,18 +119,28 @@ class Session:
                 self._moved[key] = leaf.transform.to(x.device, x.dtype)
         return self._moved[key]
 
-    def check(self) -> None:
-        """Raise HookError if a hook point never fired though passes reached its layer.
-
-        Warns of positions that picked no token; a single index or span past the text is an
-        error.
-        """
+    def check_fired(self) -> None:
+        """Raise HookError if a hook point did not fire in the latest pass through its layer."""
         for name in self.names:
-            if name not in self._fired and layer_of(name) in self.clock.reached:
+            watched = layer_of(name)
+            layer = self.model.cfg.n_layers - 1 if watched is None else watched
+            if self._fired.get(name, 0) >= self.clock.reached.get(layer, 0):
+                continue
+            if watched is None:  # the pass may have stopped short of it
+                warnings.warn(f"Hook point {name!r} did not fire in the last pass.", stacklevel=4)
+            elif name in self._fired:
+                raise HookError(
+                    f"Hook point {name!r} fell silent: its layer ran again without our hook. Was "
+                    "model.reset_hooks() called while the steering was on?"
+                )
+            else:
                 raise HookError(
                     f"Hook point {name!r} never fired, though a pass ran its layer: nothing was "
                     "steered there. The model does not compute it as it is set up."
                 )
+
+    def check_picked(self) -> None:
+        """Warn of positions that picked no token; an index or span past every text is an error."""
         for selector, picked in self.clock.picked.items():
             if bool(picked):
                 continue
@@ -132,17 +153,35 @@ class Session:
             )
 
 
-def _check_writable(model: Host, name: str) -> None:
+def _placed(expression: Expression, model: Host) -> Expression:
+    """The expression with one name for each hook point, and each leaf an object of its own."""
+    names: dict[int, str] = {}
+
+    def placed(leaf: Intervention) -> Intervention:
+        point = id(model.hook_dict[leaf.hook_name])
+        return replace(leaf, hook_name=names.setdefault(point, leaf.hook_name))
+
+    return mapped(expression, placed)
+
+
+def check_writable(expression: Expression, model: Host) -> None:
+    """Raise UnknownNameError or HookError on a hook point that cannot be steered."""
+    for name in dict.fromkeys(leaf.hook_name for leaf in leaves(expression)):
+        _check_name(model, name)
+
+
+def _check_name(model: Host, name: str) -> None:
     check_hook_name(model, name)
+    check_by_token(name)
     if layer_of(name) is None and "embed" in name.split(".")[0] and "unembed" not in name:
         raise HookError(
             f"{name!r} fires before the pass is known. Steer 'blocks.0.hook_resid_pre' instead: "
             "it is the sum of the embeddings."
         )
-    if is_bridge(model) and name.endswith("hook_resid_mid"):
+    if is_bridge(model) and name.endswith(("hook_resid_mid", "ln2.hook_in")):
         raise HookError(
-            f"{name!r} is only read by the MLP on a TransformerBridge: what is written there does not "
-            "reach the stream. Add at 'attn_out' of the same layer, or steer 'resid_post'."
+            f"{name!r} is only read by the MLP on a TransformerBridge: what is written there does "
+            "not reach the stream. Add at 'attn_out' of the same layer, or steer 'resid_post'."
         )
 
 
@@ -153,15 +192,24 @@ def running(
     *,
     prompt_lengths: Int[Tensor, " batch"] | None = None,
     trace: Trace | None = None,
+    may_miss: bool = False,
 ) -> Iterator[Session]:
-    """Steer every pass of the model until the block is left; then check that every hook fired."""
-    for leaf in leaves(expression):
-        _check_writable(model, leaf.hook_name)
-    layers = {layer_of(leaf.hook_name) for leaf in leaves(expression)} - {None}
-    with following(model, layers=layers, prompt_lengths=prompt_lengths) as clock:  # type: ignore[arg-type]
+    """Steer every pass of the model until the block is left; then check that every hook fired.
+
+    With `may_miss`, positions that pick no token are nobody's concern: one batch of several.
+    """
+    check_writable(expression, model)
+    last = model.cfg.n_layers - 1
+    found = (layer_of(leaf.hook_name) for leaf in leaves(expression))
+    layers = {last if layer is None else layer for layer in found}
+    with following(model, layers=layers, prompt_lengths=prompt_lengths) as clock:
         session = Session(expression, model, clock, trace)
-        with model.hooks(fwd_hooks=session.fwd_hooks()):
-            yield session
-        if trace is not None:
-            trace.finish(clock)
-        session.check()
+        try:
+            with model.hooks(fwd_hooks=session.fwd_hooks()):
+                yield session
+        finally:
+            if trace is not None:
+                trace.finish(clock)
+        session.check_fired()
+        if not may_miss:
+            session.check_picked()

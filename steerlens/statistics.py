@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.errors import BadInputError
@@ -40,17 +40,19 @@ def _mid_ranks(scores: Tensor) -> Tensor:
 def effect_size(
     positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]
 ) -> float:
-    """Return Cohen's d: the difference of the means in pooled standard deviations."""
+    """Return Cohen's d: the difference of the means in pooled standard deviations.
+
+    Infinite where the sides differ and neither varies, NaN where they are one number.
+    """
     spread = ((positive.var() + negative.var()) / 2).sqrt()
-    return float((positive.mean() - negative.mean()) / spread.clamp_min(1e-12))
+    return float((positive.mean() - negative.mean()) / spread)
 
 
-def resampled(
-    values: Float[Tensor, " n"], generator: torch.Generator, resamples: int = 1000
-) -> Float[Tensor, "n resamples"]:
-    """Return bootstrap resamples of `values`, one a column."""
-    rows = torch.randint(len(values), (len(values), resamples), generator=generator)
-    return values[rows]
+def resampled_rows(
+    count: int, generator: torch.Generator, resamples: int = 1000
+) -> Int[Tensor, "count resamples"]:
+    """Return the rows of bootstrap resamples of `count` items, one resample a column."""
+    return torch.randint(count, (count, resamples), generator=generator)
 
 
 def band(values: Float[Tensor, " n"], level: float = 0.95) -> Interval:
@@ -74,4 +76,19 @@ def mean_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> tuple[float,
     if len(values) < 2:
         raise BadInputError(f"A bootstrap needs two items or more; there are {len(values)}.")
     generator = torch.Generator().manual_seed(seed)
-    return float(values.mean()), band(resampled(values, generator).mean(0))
+    rows = resampled_rows(len(values), generator)
+    return float(values.mean()), band(values[rows].mean(0))
+
+
+def share_interval(count: int, total: int) -> Interval:
+    """Return Wilson's 95% interval of a share, sound also at 0 and 1.
+
+    >>> low, high = share_interval(0, 100)
+    >>> low, round(high, 3)
+    (0.0, 0.037)
+    """
+    z = 1.959964
+    share, spread = count / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * ((share * (1 - share) + spread / 4) / total) ** 0.5 / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)

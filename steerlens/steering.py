@@ -15,10 +15,10 @@ from steerlens.cards import card
 from steerlens.clock import Clock
 from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError
-from steerlens.host import FwdHooks, Host, layer_of
+from steerlens.host import FwdHooks, Host
 from steerlens.interventions import Expression, Group, Intervention, leaves, mapped
 from steerlens.positions import Positions, selector
-from steerlens.running import Session, running
+from steerlens.running import Session, check_writable, running
 from steerlens.signals import Value, product, signal
 from steerlens.trace import Trace
 from steerlens.transforms import Ablate, Add, Transform
@@ -45,12 +45,6 @@ class Steering:
         """Its interventions, in reading order."""
         return tuple(leaves(self.expression))
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layers it writes to."""
-        layers = {layer_of(leaf.hook_name) for leaf in self.interventions}
-        return tuple(sorted(layer for layer in layers if layer is not None))
-
     def fwd_hooks(
         self,
         model: Host,
@@ -68,6 +62,7 @@ class Steering:
         >>> hooks = add(directions["resid_post", 2]).fwd_hooks(model, tokens="A good day")
         >>> logits = model.run_with_hooks("A good day", fwd_hooks=hooks)
         """
+        check_writable(self.expression, model)
         if tokens is None:
             return _Untold(self.expression, model, _lengths(prompt_lengths)).fwd_hooks()
         ids = (
@@ -121,10 +116,14 @@ class Steering:
 
     def __add__(self, other: Steering) -> Steering:
         """Return both at once: each reads the same activation."""
+        if not isinstance(other, Steering):
+            return NotImplemented
         return Steering(Group((*_parts(self, False), *_parts(other, False))))
 
     def __rshift__(self, other: Steering) -> Steering:
         """Return both in turn: the second sees what the first wrote."""
+        if not isinstance(other, Steering):
+            return NotImplemented
         return Steering(Group((*_parts(self, True), *_parts(other, True)), in_turn=True))
 
     def __mul__(self, factor: Value) -> Steering:
@@ -215,7 +214,10 @@ def _steering(
 def _listed(directions: Directions | Sequence[Direction]) -> list[Direction]:
     listed = list(directions.values() if isinstance(directions, Directions) else directions)
     if not listed or not all(isinstance(each, Direction) for each in listed):
-        raise BadInputError(f"Give a Direction, Directions or a list of them; got {directions!r}.")
+        raise BadInputError(
+            f"Give a Direction, Directions or a list of them; got {type(directions).__name__}. A "
+            "vector becomes one by Direction(hook_name, vector)."
+        )
     return listed
 
 

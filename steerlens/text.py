@@ -71,10 +71,15 @@ def _ids(model: Host, prompt: Any) -> tuple[int, ...]:
     if isinstance(prompt, str):
         need_tokenizer(model, "Text")
         return tuple(model.to_tokens(prompt, truncate=False)[0].tolist())
-    ids = torch.as_tensor(prompt).flatten().tolist()
-    if not all(isinstance(each, int) for each in ids):
-        raise BadInputError(f"Token ids are whole numbers; got {prompt!r}.")
-    return tuple(ids)
+    ids = torch.as_tensor(prompt, dtype=None if len(prompt) else torch.long)
+    if ids.ndim == 2 and len(ids) == 1:
+        ids = ids[0]
+    if ids.ndim != 1 or ids.is_floating_point():
+        raise BadInputError(
+            f"The token ids of one item are whole numbers in one row; got {ids.dtype} of shape "
+            f"{tuple(ids.shape)}. Give a batch as a list of items."
+        )
+    return tuple(ids.tolist())
 
 
 def _encode_chat(model: Host, messages: Any) -> Encoded:
@@ -84,16 +89,23 @@ def _encode_chat(model: Host, messages: Any) -> Encoded:
             "The model's tokenizer has no chat template. Give plain text, or set "
             "model.tokenizer.chat_template."
         )
-    answered = messages[-1]["role"] == "assistant"
 
     def template(part: Any, ask: bool) -> tuple[int, ...]:
         text = tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=ask)
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    if not answered:
-        ids = template(messages, True)
-        return Encoded(ids, len(ids))
-    return Encoded(template(messages, False), len(template(messages[:-1], True)))
+    answered = messages[-1]["role"] == "assistant"
+    asked = messages[:-1] if answered else messages
+    if not asked:
+        raise BadInputError("A chat of one assistant message has no prompt before it.")
+    prompt = template(asked, True)
+    whole = template(messages, False) if answered else prompt
+    if whole[: len(prompt)] != prompt:
+        raise BadInputError(
+            "The chat template writes an answered chat otherwise than the question followed by "
+            "the answer, so where the completion begins is not clear. Give (messages, answer)."
+        )
+    return Encoded(whole, len(prompt))
 
 
 def _extend(model: Host, prompt: Any, encoded: Encoded, completion: str) -> Encoded:
@@ -141,11 +153,14 @@ def pad(model: Host, items: Sequence[Encoded], device: torch.device | None = Non
 def batches(
     model: Host, items: Sequence[Encoded], *, batch_tokens: int, device: torch.device | None = None
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Yield (indices, batch) with items of like length together, at most `batch_tokens` each."""
+    """Yield (indices, batch) with items of like length together, at most `batch_tokens` each.
+
+    Within a batch items keep their order, so that values a row stay with their items.
+    """
     order = sorted(range(len(items)), key=lambda i: -len(items[i].tokens))
     while order:
         rows = max(1, batch_tokens // len(items[order[0]].tokens))
-        taken, order = order[:rows], order[rows:]
+        taken, order = sorted(order[:rows]), order[rows:]
         yield taken, pad(model, [items[i] for i in taken], device)
 
 
@@ -159,12 +174,12 @@ def token_strings(model: Host, tokens: Int[Tensor, " pos"]) -> list[str]:
         return [str(each) for each in ids]
     decode = model.tokenizer.decode
     special = set(model.tokenizer.all_special_ids)
-    anchor = next((each for each in ids if each not in special), None)
+    anchor = next((each for each in ids if each >= 0 and each not in special), None)
     before = "" if anchor is None else decode([anchor])
 
     def shown(each: int) -> str:
         after = "" if anchor is None or each in special else decode([anchor, each])
         return str(after[len(before) :] if before and after.startswith(before) else decode([each]))
 
-    strings = {each: shown(each) for each in set(ids)}
+    strings = {each: "?" if each < 0 else shown(each) for each in set(ids)}
     return [strings[each] for each in ids]

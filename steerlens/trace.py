@@ -17,7 +17,7 @@ from torch import Tensor
 from steerlens.cards import card, count, share
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError
-from steerlens.host import layer_of
+from steerlens.host import layer_of, token_id
 from steerlens.interventions import Intervention
 from steerlens.text import token_strings
 
@@ -37,7 +37,7 @@ class TracedText:
     prompt_lengths: Int[Tensor, " batch"]
     """Real tokens of each row's prompt."""
     strength: Float[Tensor, "intervention batch pos"]
-    """Coefficient times gate; 0 where nothing was written."""
+    """Coefficient times gate; 0 where nothing was written, NaN where nothing was recorded."""
     change_norm: Float[Tensor, "intervention batch pos"]
     """Norm of the change."""
     stream_norm: Float[Tensor, "intervention batch pos"]
@@ -85,6 +85,8 @@ class Trace:
         self.dropped = 0
         """Tokens that passed after the trace was full."""
         self._kept = 0
+        self._serial = -1
+        self._full = False
         self._drafts: dict[int, _Draft] = {}
         self._texts: tuple[TracedText, ...] | None = None
 
@@ -104,11 +106,13 @@ class Trace:
         h: Float[Tensor, "batch pos *unit"],
     ) -> None:
         """Keep what intervention number `leaf` did in the pass under way."""
-        if self._kept >= self.max_tokens:
-            self.dropped += strength.numel()
-            return
-        self._kept += strength.numel()
         window = clock.window
+        if clock.serial != self._serial:  # a pass is kept whole, or not at all
+            self._serial, self._full = clock.serial, self._kept >= self.max_tokens
+            self.dropped += self._full * strength.numel()
+            self._kept += (not self._full) * strength.numel()
+        if self._full:
+            return
         if clock.tokens is None or window.prompt_lengths is None:
             raise BadInputError("A trace needs tokens and prompt_lengths; give them to trace().")
         draft = self._drafts.setdefault(
@@ -126,7 +130,7 @@ class Trace:
 
     def _assembled(self, draft: _Draft, clock: Clock) -> TracedText:
         rows, total = draft.tokens.shape
-        values = torch.zeros(3, len(self.interventions), rows, total)
+        values = torch.full((3, len(self.interventions), rows, total), torch.nan)
         for record in draft.records:
             end = record.start + record.values.shape[2]
             values[:, record.leaf, :, record.start : end] = record.values.cpu()
@@ -134,7 +138,7 @@ class Trace:
         return TracedText(
             tokens=tokens,
             strings=tuple(tuple(token_strings(clock.model, row)) for row in tokens),
-            real=draft.real.cpu().clone(),
+            real=_without_fillers(tokens, draft, token_id(clock.model, "eos")),
             prompt_lengths=draft.prompt_lengths.cpu().clone(),
             strength=values[0],
             change_norm=values[1],
@@ -161,7 +165,7 @@ class Trace:
                 "layer": layer_of(leaf.hook_name),
                 "hook_name": leaf.hook_name,
                 "intervention": repr(leaf),
-                "coeff": float(text.strength[i, row, pos]),
+                "strength": float(text.strength[i, row, pos]),
                 "change_norm": float(text.change_norm[i, row, pos]),
                 "stream_norm": float(text.stream_norm[i, row, pos]),
             }
@@ -173,7 +177,8 @@ class Trace:
         """Return a line an intervention: how many tokens it wrote, and how strongly."""
         lines = []
         for i, leaf in enumerate(self.interventions):
-            written = torch.cat([text.strength[i][text.real] != 0 for text in self.texts])
+            strengths = torch.cat([text.strength[i][text.real] for text in self.texts])
+            written = (strengths != 0) & ~strengths.isnan()
             shares = torch.cat([text.share[i][text.real] for text in self.texts])[written]
             strongly = f", {share(float(shares.mean()))} of the stream" if len(shares) else ""
             lines.append(f"{leaf!r}: wrote {int(written.sum())} of {len(written)} tokens{strongly}")
@@ -194,3 +199,16 @@ class Trace:
     def _repr_html_(self) -> str:
         rows = {str(i): line for i, line in enumerate(self.summary())} if self._texts else {}
         return card(repr(self).splitlines()[0], rows)
+
+
+def _without_fillers(
+    tokens: Int[Tensor, "batch pos"], draft: _Draft, eos: int | None
+) -> Bool[Tensor, "batch pos"]:
+    """Real tokens, less the EOS that `generate` fills a finished row with after its first EOS."""
+    real = draft.real.cpu().clone()
+    if eos is None:
+        return real
+    closing = (tokens == eos).flip(1).int().cumprod(1).flip(1).bool()
+    filler = closing & torch.cat([torch.zeros_like(closing[:, :1]), closing[:, :-1]], 1)
+    index = real.int().cumsum(1) - 1
+    return real & ~(filler & (index >= draft.prompt_lengths.cpu()[:, None]))

@@ -29,13 +29,42 @@ def test_law_8_moments_of_shards_merge(sizes: list[int], seed: int, centre: floa
     torch.testing.assert_close(merged.mean, x.double().mean(0))
     if len(x) > 1:
         torch.testing.assert_close(merged.variance, x.double().var(0))
-    assert merged.mean_norm == pytest.approx(x.flatten(1).norm(dim=1).mean().item(), rel=1e-5)
 
 
 def test_pooled_leaves_out_what_is_not_picked_even_infinity() -> None:
     x = torch.tensor([[[1.0], [3.0], [torch.inf]], [[torch.nan], [5.0], [7.0]]])
     mask = torch.tensor([[True, True, False], [False, True, False]])
-    assert pooled(x, mask).tolist() == [[2], [5]]
+    means, norms = pooled(x, mask)
+    assert means.tolist() == [[2], [5]]
+    assert norms.tolist() == [2, 5]
+
+
+def test_a_norm_is_the_tokens_norm_and_not_the_means() -> None:
+    opposite = torch.tensor([[[3.0, 0.0], [-3.0, 0.0]]])
+    means, norms = pooled(opposite, torch.ones(1, 2, dtype=torch.bool))
+    assert means.tolist() == [[0, 0]]
+    assert norms.tolist() == [3]
+
+
+@EACH_HOST
+def test_merged_examples_stay_bounded_and_in_proportion(host: str) -> None:
+    model = tiny("llama", host)
+    items = [row.tolist() for row in random_rows([4] * 12)]
+    one = sl.collect(model, items[:3], max_examples=4, progress=False)
+    other = sl.collect(model, items[3:], max_examples=4, progress=False)
+    merged = one.merged(other)
+    whole = sl.collect(model, items, progress=False)
+    assert len(merged.rows) == 4
+    assert sum(row < 3 for row in merged.rows) == 1
+    for name, examples in merged.examples.items():
+        torch.testing.assert_close(examples, whole.examples[name][list(merged.rows)])
+        torch.testing.assert_close(merged[name].mean, whole[name].mean)
+
+
+@EACH_HOST
+def test_patterns_are_not_vectors_a_token(host: str) -> None:
+    with pytest.raises(sl.SteerLensError, match="every query and key"):
+        sl.collect(tiny("llama", host), [[1, 5, 6, 7]], "pattern", progress=False)
 
 
 @EACH_HOST

@@ -11,6 +11,7 @@ import torch
 from cases import EACH_HOST
 
 import steerlens as sl
+from steerlens.demo import load_model
 
 pytestmark = pytest.mark.host
 SHARED = Path(__file__).parents[2] / "shared"
@@ -28,35 +29,7 @@ def _there() -> None:
 
 @cache
 def load(host: str) -> Any:
-    if host == "bridge":
-        return sl.host.load(str(FOLDER)) if hasattr(sl.host, "load") else _bridge()
-    import transformers
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
-
-    source = transformers.AutoModelForCausalLM.from_pretrained(FOLDER)
-    config = source.config
-    cfg = HookedTransformerConfig(
-        n_layers=config.num_hidden_layers, d_model=config.hidden_size, d_mlp=config.intermediate_size,
-        n_heads=config.num_attention_heads, n_key_value_heads=config.num_key_value_heads,
-        d_head=config.hidden_size // config.num_attention_heads, d_vocab=config.vocab_size,
-        n_ctx=config.max_position_embeddings, eps=config.rms_norm_eps, act_fn="silu",
-        normalization_type="RMS", final_rms=True, gated_mlp=True, positional_embedding_type="rotary",
-        rotary_dim=config.hidden_size // config.num_attention_heads, init_weights=False, device="cpu",
-        original_architecture="LlamaForCausalLM",
-    )  # fmt: skip
-    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER)
-    model = HookedTransformer(cfg, tokenizer)
-    plain = dict(fold_ln=False, center_writing_weights=False, center_unembed=False)
-    state = convert_llama_weights(source, cfg)
-    model.load_and_process_state_dict(state, fold_value_biases=False, **plain)
-    return model.eval()
-
-
-def _bridge() -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    return TransformerBridge.boot_transformers(str(FOLDER), device="cpu")
+    return load_model(host, FOLDER)  # type: ignore[arg-type]
 
 
 @cache

@@ -41,12 +41,11 @@ def test_formulas(steering: sl.Steering, formula: str) -> None:
     assert "add(" in steering._repr_html_()
 
 
-def test_layers_and_interventions() -> None:
+def test_interventions_and_where() -> None:
     steering = sl.add([B, A]) >> sl.ablate(B)
-    assert steering.layers == (1, 2)
     assert [leaf.hook_name[7] for leaf in steering.interventions] == ["2", "1", "2"]
     found = sl.Directions({A.hook_name: A, B.hook_name: B})
-    assert sl.add(found).layers == (1, 2)
+    assert [leaf.hook_name for leaf in sl.add(found).interventions] == [A.hook_name, B.hook_name]
     moved = steering.where("prompt")
     assert {repr(leaf.positions) for leaf in moved.interventions} == {"prompt"}
     assert {repr(leaf.positions) for leaf in steering.interventions} == {"everywhere"}

@@ -38,7 +38,7 @@ def test_it_tells_what_was_written(host: str) -> None:
     assert text.share.shape == (2, 2, 6)
     frame = trace.frame()
     assert len(frame) == 2 * 9
-    assert frame[frame.coeff < 0].token.tolist() == [text.strings[1][-1]]
+    assert frame[frame.strength < 0].token.tolist() == [text.strings[1][-1]]
     assert "wrote 4 of 9 tokens" in repr(trace)
     assert "up" in trace._repr_html_()
 

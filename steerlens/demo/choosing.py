@@ -52,10 +52,11 @@ def sweep(
     judge: Judge | None,
     *,
     max_new_tokens: int,
+    seed: int = 0,
     progress: bool = True,
 ) -> list[Cell]:
     """Try every layer and dose on validation prompts (with a judge) or pairs (without)."""
-    base = completions(model, prompts, max_new_tokens=max_new_tokens)
+    base = completions(model, prompts, max_new_tokens=max_new_tokens, seed=seed)
     cells: list[Cell] = []
     for direction in tqdm(directions.values(), desc="layers and doses", disable=not progress):
         unit = (direction.stream_norm or direction.norm) / direction.norm
@@ -64,7 +65,8 @@ def sweep(
         if judge is None:
             scores, parsed = _propensities(model, direction, pairs, coeffs), torch.ones(len(coeffs))
         else:
-            scores, parsed = _judged(model, direction, prompts, coeffs, judge, max_new_tokens)
+            written = _written(model, direction, prompts, coeffs, max_new_tokens, seed)
+            scores, parsed = _judged(written, judge, len(coeffs))
         up, down = slice(0, None, 2), slice(1, None, 2)
         cells += [
             Cell(direction.layer or 0, coeff, share, float(effect), float(cost), float(read))
@@ -102,28 +104,32 @@ def completed(base: Sequence[Completion]) -> list[Item]:
     return [c.encoded for c in base if len(c.encoded.tokens) > c.encoded.prompt_length]
 
 
-def _judged(
+def _written(
     model: Host,
     direction: Direction,
     prompts: Sequence[str],
     coeffs: Sequence[float],
-    judge: Judge,
     max_new_tokens: int,
-) -> tuple[Tensor, Tensor]:
-    """Mean score and share parsed at each coefficient; all coefficients in one batch."""
-    rows = [coeff for coeff in coeffs for _ in prompts]
-    written = completions(
+    seed: int,
+) -> list[Completion]:
+    """Complete every prompt at every coefficient, all as rows of one batch or a few."""
+    return completions(
         model,
         list(prompts) * len(coeffs),
         steer(direction),
-        coeffs=rows,
+        coeffs=[coeff for coeff in coeffs for _ in prompts],
         max_new_tokens=max_new_tokens,
         batch_rows=256,
+        seed=seed,
     )
+
+
+def _judged(written: Sequence[Completion], judge: Judge, coeffs: int) -> tuple[Tensor, Tensor]:
+    """Return the mean score and the share parsed at each coefficient."""
     verdicts = [judge(each.prompt, each.text) for each in written]
     scores = torch.tensor([score(verdict) for verdict in verdicts])
     parsed = torch.tensor([float(verdict != "unparsed") for verdict in verdicts])
-    return scores.reshape(len(coeffs), -1).mean(1), parsed.reshape(len(coeffs), -1).mean(1)
+    return scores.reshape(coeffs, -1).mean(1), parsed.reshape(coeffs, -1).mean(1)
 
 
 def propensity(model: Host, pairs: Contrast) -> Tensor:

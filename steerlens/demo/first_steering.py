@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ from steerlens.demo.setting import Setting
 from steerlens.directions import Direction, Directions, find_directions
 from steerlens.evaluation import Completion, completions, divergence
 from steerlens.host import Host, provenance
-from steerlens.statistics import Interval, mean_interval
+from steerlens.statistics import Interval, mean_interval, share_interval
 from steerlens.steering import Steering
 from steerlens.trace import Trace
 
@@ -42,8 +42,8 @@ class Condition:
         return self.verdicts.count(verdict) / max(1, len(self.verdicts))
 
     def share_interval(self, verdict: str) -> Interval:
-        """Return the bootstrap 95% interval of that share."""
-        return mean_interval(torch.tensor([float(v == verdict) for v in self.verdicts]))[1]
+        """Return Wilson's 95% interval of that share."""
+        return share_interval(self.verdicts.count(verdict), len(self.verdicts))
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ class Outcome:
     directions: Directions
     cells: tuple[Cell, ...]
     chosen: Cell
-    conditions: tuple[Condition, ...]
-    """base, steered up, steered down, random directions."""
+    conditions: tuple[Condition, Condition, Condition]
+    """Base, steered up, steered down."""
+    placebos: tuple[Condition, ...]
+    """Random directions of the same norm, added at the same place and dose."""
     trace: Trace
     steering: Steering
     provenance: dict[str, str]
@@ -78,7 +80,7 @@ def run(
 ) -> Outcome:
     """Find on the fit split, choose on validation, report on test.
 
-    Cost: on Steerling about a minute on two cores, most of it generating 3,000 completions.
+    Cost: on Steerling about a minute on two cores, most of it generating 2,000 completions.
     """
     directions = find_directions(
         model, setting.fit, name=setting.concept, seed=seed, progress=progress
@@ -91,17 +93,19 @@ def run(
         setting.validation,
         setting.judge,
         max_new_tokens=max_new_tokens,
+        seed=seed,
         progress=progress,
     )
     chosen = best(cells, kl_budget=kl_budget, parsed=0.0 if setting.judge is None else 0.8)
     direction = directions["resid_post", chosen.layer]
     tests = _Tests(model, setting, seed, max_new_tokens)
-    conditions = (
-        tests.base(),
-        tests.under(f"steered +{chosen.coeff:.3g}", [steer(direction, chosen.coeff)]),
-        tests.under(f"steered -{chosen.coeff:.3g}", [steer(direction, -chosen.coeff)]),
-        tests.under("random directions", _random_steerings(direction, chosen.coeff, seed)),
-    )
+    base = tests.under("base", None)
+    up = tests.under(f"steered +{chosen.coeff:.3g}", steer(direction, chosen.coeff), base)
+    down = tests.under(f"steered -{chosen.coeff:.3g}", steer(direction, -chosen.coeff), base)
+    placebos = [
+        tests.under("random direction", steering, base)
+        for steering in _random_steerings(direction, chosen.coeff, seed)
+    ]
     steering = steer(direction, chosen.coeff)
     with steering.trace(model) as trace:
         completions(model, setting.test_prompts[:1], max_new_tokens=max_new_tokens, seed=seed)
@@ -110,7 +114,8 @@ def run(
         directions=directions,
         cells=tuple(cells),
         chosen=chosen,
-        conditions=conditions,
+        conditions=(base, up, down),
+        placebos=tuple(placebos),
         trace=trace,
         steering=steering,
         provenance=provenance(model),
@@ -118,7 +123,7 @@ def run(
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Tests:
     """Completes and judges the test prompts, the same dice for every condition."""
 
@@ -126,58 +131,33 @@ class _Tests:
     setting: Setting
     seed: int
     max_new_tokens: int
-    reference: tuple[Completion, ...] = ()
 
-    def base(self) -> Condition:
-        """Return the unsteered condition, and keep it as the reference for KL."""
-        written = self._written(self.setting.test_prompts, None)
-        self.reference = tuple(written)
-        return self._condition("base", written, self._propensity([None]), 0.0)
-
-    def under(self, name: str, steerings: Sequence[Steering]) -> Condition:
-        """Return a steered condition; several steerings share the prompts between them."""
-        written: list[Completion | None] = [None] * len(self.setting.test_prompts)
-        costs = []
-        for k, steering in enumerate(steerings):
-            mine = self.setting.test_prompts[k :: len(steerings)]
-            written[k :: len(steerings)] = self._written(mine, steering)
-            items = completed(self.reference[k :: len(steerings)])
-            costs.append(divergence(self.model, steering, items).mean())
-        cost = float(torch.stack(costs).mean())
-        return self._condition(name, [w for w in written if w], self._propensity(steerings), cost)
-
-    def _written(self, prompts: Sequence[str], steering: Steering | None) -> list[Completion]:
-        return completions(
+    def under(
+        self, name: str, steering: Steering | None, base: Condition | None = None
+    ) -> Condition:
+        """Return a condition: unsteered, or steered and priced on the base completions."""
+        written = completions(
             self.model,
-            prompts,
+            self.setting.test_prompts,
             steering,
             max_new_tokens=self.max_new_tokens,
             seed=self.seed,
             batch_rows=128,
         )
-
-    def _propensity(self, steerings: Sequence[Steering | None]) -> Tensor | None:
-        """Without a judge: the test pairs' propensities, shared between the steerings."""
-        if self.setting.judge is not None:
-            return None
-        values = []
-        for steering in steerings:
-            if steering is None:
-                values.append(propensity(self.model, self.setting.test))
-            else:
-                with steering.on(self.model):
-                    values.append(propensity(self.model, self.setting.test))
-        return torch.stack(values).mean(0)
-
-    def _condition(
-        self, name: str, written: Sequence[Completion], measured: Tensor | None, kl: float
-    ) -> Condition:
         judge = self.setting.judge
         verdicts = () if judge is None else tuple(judge(w.prompt, w.text) for w in written)
-        if measured is None:
-            measured = torch.tensor([score(verdict) for verdict in verdicts])
-        mean, interval = mean_interval(measured, seed=self.seed)
+        mean, interval = mean_interval(self._measured(verdicts, steering), seed=self.seed)
+        kl = 0.0
+        if steering is not None and base is not None:
+            kl = float(divergence(self.model, steering, completed(base.completions)).mean())
         return Condition(name, tuple(written), verdicts, mean, interval, kl)
+
+    def _measured(self, verdicts: tuple[str, ...], steering: Steering | None) -> Tensor:
+        """Each completion's score, or without a judge each test pair's propensity."""
+        if verdicts:
+            return torch.tensor([score(verdict) for verdict in verdicts])
+        with nullcontext() if steering is None else steering.on(self.model):
+            return propensity(self.model, self.setting.test)
 
 
 def _random_steerings(direction: Direction, coeff: float, seed: int) -> list[Steering]:

@@ -31,7 +31,7 @@ class Setting:
     """Where the items come from, for the report."""
 
 
-def of_world(*, fit: int = 96, validation: int = 24, test: int = 100) -> Setting:
+def of_world(*, fit: int = 96, validation: int = 24, test: int = 100, seed: int = 0) -> Setting:
     """Return the setting of the demo: sentiment in Steerling's world, judged by its world."""
 
     def judge(prompt: str, completion: str) -> str:
@@ -39,11 +39,11 @@ def of_world(*, fit: int = 96, validation: int = 24, test: int = 100) -> Setting
 
     return Setting(
         concept=CONCEPT,
-        fit=Contrast.from_pairs(world.contrast(CONCEPT, "fit", fit)),
-        validation=Contrast.from_pairs(world.contrast(CONCEPT, "validation", validation)),
-        test=Contrast.from_pairs(world.contrast(CONCEPT, "test", test)),
-        validation_prompts=tuple(world.prompts(CONCEPT, "validation", validation)),
-        test_prompts=tuple(world.prompts(CONCEPT, "test", test)),
+        fit=Contrast.from_pairs(world.contrast(CONCEPT, "fit", fit, seed)),
+        validation=Contrast.from_pairs(world.contrast(CONCEPT, "validation", validation, seed)),
+        test=Contrast.from_pairs(world.contrast(CONCEPT, "test", test, seed)),
+        validation_prompts=tuple(world.prompts(CONCEPT, "validation", validation, seed)),
+        test_prompts=tuple(world.prompts(CONCEPT, "test", test, seed)),
         judge=judge,
         source=f"Steerling's world, {world.fingerprint()[:12]}",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from steerlens import views
 from steerlens.cards import interval
@@ -19,20 +20,41 @@ SHOWN = 6
 
 
 def sentence(outcome: Outcome) -> str:
-    """Return what happened, beside the placebo, in one sentence."""
-    base, up, down, random = outcome.conditions
-    concept, layer = outcome.setting.concept, outcome.chosen.layer
-    if outcome.setting.judge is None:
-        figures = [f"{c.measure:+.2f} {interval(*c.interval)}" for c in (down, base, up, random)]
-        what = "the log-odds of the positive side, in nats a token,"
-    else:
-        figures = [_share(c, "positive") for c in (down, base, up, random)]
-        what = "the share of completions judged positive"
-    return (
-        f"Adding the {concept} direction at layer {layer} moves {what} from {figures[1]} to "
-        f"{figures[2]}, and subtracting it to {figures[0]}; random directions of the same norm "
-        f"give {figures[3]}."
+    """Return what happened, beside the placebo, in a sentence or two."""
+    base, up, down = (_figure(outcome, condition) for condition in outcome.conditions)
+    values = [_value(outcome, condition) for condition in outcome.placebos]
+    low, high = (
+        f"{value:.0%}" if outcome.setting.judge else f"{value:+.2f}"
+        for value in (min(values), max(values))
     )
+    judged = outcome.setting.judge is not None
+    what = (
+        "the share of completions judged positive"
+        if judged
+        else "the log-odds of the positive side, in nats a token,"
+    )
+    told = (
+        f"Adding the {outcome.setting.concept} direction at layer {outcome.chosen.layer} moves "
+        f"{what} from {base} to {up}, and subtracting it to {down}; {len(values)} random "
+        f"directions of the same norm give {low} to {high}."
+    )
+    quality = outcome.direction.quality
+    if quality is not None and not quality.beyond_placebo:
+        told += (
+            " The direction itself does not tell held-out items apart beyond its placebos "
+            f"(AUC {quality.auc:.2f}): take this steering for what the test says, and no more."
+        )
+    return told
+
+
+def _value(outcome: Outcome, condition: Condition) -> float:
+    return condition.measure if outcome.setting.judge is None else condition.share("positive")
+
+
+def _figure(outcome: Outcome, condition: Condition) -> str:
+    if outcome.setting.judge is not None:
+        return _share(condition, "positive")
+    return f"{condition.measure:+.2f} {interval(*condition.interval)}"
 
 
 def show(outcome: Outcome, console: Console | None = None) -> None:
@@ -67,7 +89,24 @@ def _conditions_table(outcome: Outcome) -> Table:
             else [f"{condition.measure:+.3f} {interval(*condition.interval)}"]
         )
         table.add_row(condition.name, *cells, f"{condition.kl:.2f}")
+    table.add_row(*_placebo_row(outcome, judged))
     return table
+
+
+def _placebo_row(outcome: Outcome, judged: bool) -> list[str]:
+    """The mean over the random directions, and their range."""
+    placebos = outcome.placebos
+    kl = sum(p.kl for p in placebos) / len(placebos)
+    if not judged:
+        values = [p.measure for p in placebos]
+        cells = [f"{sum(values) / len(values):+.3f} ({min(values):+.2f} to {max(values):+.2f})"]
+    else:
+        cells = []
+        for verdict in VERDICTS:
+            shares = [p.share(verdict) for p in placebos]
+            mean = sum(shares) / len(shares)
+            cells.append(f"{mean:.0%} ({min(shares):.0%} to {max(shares):.0%})")
+    return [f"{len(placebos)} random", *cells, f"{kl:.2f}"]
 
 
 def _share(condition: Condition, verdict: str) -> str:
@@ -77,19 +116,21 @@ def _share(condition: Condition, verdict: str) -> str:
 
 def _texts_table(outcome: Outcome, rows: int = 3) -> Table:
     table = Table(title="Side by side", title_justify="left", show_lines=True)
-    for name in ("prompt", *(condition.name for condition in outcome.conditions[:3])):
+    for name in ("prompt", *(condition.name for condition in outcome.conditions)):
         table.add_column(name, overflow="fold", ratio=1)
     for i in range(min(rows, len(outcome.conditions[0].completions))):
-        texts = [condition.completions[i].text.strip() for condition in outcome.conditions[:3]]
-        table.add_row(outcome.conditions[0].completions[i].prompt, *texts)
+        texts = [condition.completions[i].text.strip() for condition in outcome.conditions]
+        cells = [outcome.conditions[0].completions[i].prompt, *texts]
+        table.add_row(*(Text(cell) for cell in cells))  # Text: brackets are not markup
     return table
 
 
 def write_report(model: Host, outcome: Outcome, path: str | Path) -> Path:
     """Write one self-contained page that opens offline: figures, texts, tokens and heads."""
-    layer = min(outcome.chosen.layer + 1, model.cfg.n_layers - 1)
     steered = outcome.conditions[1].completions[0].encoded
-    sections = [
+    after = outcome.chosen.layer + 1
+    layers = [after] if after < model.cfg.n_layers else []  # no head reads the last layer's output
+    sections: list[views.View | str | views.HasHtml] = [
         views.prose(sentence(outcome)),
         "What came out",
         *([_verdict_bars(outcome)] if outcome.setting.judge else []),
@@ -99,7 +140,7 @@ def write_report(model: Host, outcome: Outcome, path: str | Path) -> Path:
         _doses(outcome),
         "Where it writes, and which heads respond",
         views.tokens(outcome.trace),
-        views.heads(model, outcome.steering, steered, layer),
+        *(views.heads(model, outcome.steering, steered, layer) for layer in layers),
         "The direction",
         outcome.direction,
         outcome.steering,
@@ -116,13 +157,13 @@ def _verdict_bars(outcome: Outcome) -> views.View:
             condition.share_interval("positive"),
             n=len(condition.completions),
         )
-        for condition in outcome.conditions
+        for condition in (*outcome.conditions, *outcome.placebos)
     ]
     return views.bars(rows, title="What the judge says of completions on the test split")
 
 
 def _texts(outcome: Outcome) -> views.View:
-    base, up, down, _ = outcome.conditions
+    base, up, down = outcome.conditions
     rows = []
     for i in range(min(SHOWN, len(base.completions))):
         row: dict[str, object] = {

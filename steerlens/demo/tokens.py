@@ -1,12 +1,16 @@
-"""Steerling's tokenizer, trained on the world's documents, and their packing into rows."""
+"""Steerling's tokenizer, trained on the world's documents, and batches of these documents."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from random import Random
 from typing import Any, cast
 
+import torch
+from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>")
@@ -59,29 +63,31 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     return tokenizer
 
 
-def packed_rows(
-    texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, length: int
-) -> Iterator[list[int]]:
-    """Yield rows of whole documents, each `<s> ... </s>`, then about 1% of pads.
+def document_batches(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, size: int, seed: int = 0
+) -> Iterator[Int[Tensor, "row pos"]]:
+    """Yield batches of about `size` ids, one document `<s> ... </s>` a row, pads at its end.
 
-    A row always begins at a document's beginning, so a position means in training what it means
-    in a prompt. A document longer than a row is cut at the row's end.
+    A row holds one document, so that nothing is read across documents and a position means in
+    training what it means in a prompt. Documents of like length share a batch (2% of it are
+    pads); the order of batches is drawn by `seed` within each thousand documents.
 
     Example:
         >>> tokenizer = train_tokenizer(["a cat sat"], 300)
-        >>> row = next(packed_rows(itertools.repeat("a cat"), tokenizer, 32))
-        >>> len(row), row[0], row.count(BOS)
-        (32, 0, 8)
+        >>> batch = next(document_batches(["a cat", "a cat sat"], tokenizer, 64))
+        >>> batch.shape[0], batch[:, 0].tolist()
+        (2, [0, 0])
 
     """
-    pool: list[list[int]] = []
-    while True:
-        while len(pool) < 128:
-            encoded = tokenizer(list(itertools.islice(texts, 256)), verbose=False)["input_ids"]
-            pool.extend([*ids[: length - 1], EOS] for ids in cast(list[list[int]], encoded))
-        row = pool.pop(0)
-        while fits := [i for i in range(96) if len(pool[i]) <= length - len(row)]:
-            # The last gap goes to the longest document that fits it; before, the order is kept.
-            near = length - len(row) < 100
-            row = row + pool.pop(max(fits, key=lambda i: len(pool[i])) if near else fits[0])
-        yield row + [PAD] * (length - len(row))
+    order, source = Random(f"order {seed}"), iter(texts)
+    while pool := list(itertools.islice(source, 1024)):
+        encoded = cast(list[list[int]], tokenizer(pool, verbose=False)["input_ids"])
+        found: list[list[list[int]]] = [[]]
+        for row in sorted(([*ids[: CONTEXT - 1], EOS] for ids in encoded), key=len):
+            if found[-1] and (len(found[-1]) + 1) * len(row) > size:
+                found.append([])
+            found[-1].append(row)
+        order.shuffle(found)
+        for rows in found:
+            length = max(map(len, rows))
+            yield torch.tensor([row + [PAD] * (length - len(row)) for row in rows])

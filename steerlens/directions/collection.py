@@ -19,6 +19,8 @@ class Directions(Mapping[str, Direction]):
 
     def __getitem__(self, key: str | tuple[str, int]) -> Direction:
         """Return the direction at a hook name, or at a (site, layer)."""
+        if not isinstance(key, str | tuple):
+            raise UnknownNameError(f"Give a hook name or (site, layer), not {key!r}.")
         name = hook_name(*key) if isinstance(key, tuple) else key
         if name not in self.found:
             raise UnknownNameError(
@@ -41,8 +43,14 @@ class Directions(Mapping[str, Direction]):
 
     def best(self, by: str = "auc") -> Direction:
         """Return the direction of the highest held-out "auc" or "effect_size"."""
+        if by not in ("auc", "effect_size"):
+            raise UnknownNameError(
+                f"Directions are compared by 'auc' or 'effect_size', not {by!r}."
+            )
         if any(direction.quality is None for direction in self.found.values()):
-            raise BadInputError("best() needs held-out quality; find with quality=True.")
+            raise BadInputError(
+                "best() needs held-out quality: find with quality=True, and 4 items a side or more."
+            )
         return max(self.found.values(), key=lambda direction: getattr(direction.quality, by))
 
     def __repr__(self) -> str:

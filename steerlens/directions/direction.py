@@ -25,7 +25,8 @@ class Quality:
     auc: float
     """Mean of the two held-out AUCs."""
     auc_interval: Interval
-    """Bootstrap 95% interval over items."""
+    """Bootstrap 95% interval over items, the found directions held fixed: it leaves out the
+    chance in finding them, which the shuffled band shows."""
     effect_size: float
     """Cohen's d of the held-out scores."""
     split_half_cosine: float
@@ -41,8 +42,8 @@ class Quality:
 
     @property
     def beyond_placebo(self) -> bool:
-        """Whether the AUC lies above the shuffled-label band."""
-        return self.auc > self.shuffled_band[1]
+        """Whether the AUC lies above the band of shuffled labels and that of random directions."""
+        return self.auc > max(self.shuffled_band[1], self.random_band[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,8 @@ class Direction:
         """Raise BadInputError on a vector that is not finite."""
         if not torch.isfinite(self.vector).all():
             raise BadInputError(f"The vector of direction {self.name!r} is not finite.")
-        object.__setattr__(self, "vector", self.vector.float())
+        own = self.vector.detach().float().cpu().clone()
+        object.__setattr__(self, "vector", own)
 
     @property
     def layer(self) -> int | None:
@@ -88,7 +90,7 @@ class Direction:
         """Return the direction at length 1. Raises BadInputError on a zero vector."""
         if self.norm == 0:
             raise BadInputError(f"Direction {self.name!r} has length 0 and no unit vector.")
-        return self._with(self.vector / self.norm, self.name)
+        return replace(self, vector=self.vector / self.norm)
 
     def cosine(self, other: Direction) -> float:
         """Return the cosine with another direction of the same shape."""
@@ -119,7 +121,12 @@ class Direction:
             raise BadInputError(f"{self!r} has {noun}s 0 to {size - 1}; got {list(kept)}.")
         vector = torch.zeros_like(self.vector)
         vector[list(kept)] = self.vector[list(kept)]
-        return self._with(vector, f"{self.name}, {noun} {', '.join(map(str, kept))}")
+        return replace(
+            self,
+            vector=vector,
+            name=f"{self.name}, {noun} {', '.join(map(str, kept))}",
+            quality=None,
+        )
 
     def _check(self, other: Direction, *, same_hook: bool = True) -> None:
         if same_hook and self.hook_name != other.hook_name:
@@ -133,25 +140,26 @@ class Direction:
                 f"{tuple(other.vector.shape)}."
             )
 
-    def _with(self, vector: Tensor, name: str) -> Direction:
-        return replace(self, vector=vector, name=name)
+    def _scaled(self, factor: float, name: str) -> Direction:
+        return replace(self, vector=self.vector * factor, name=name, quality=None)
 
-    def _combined(self, vector: Tensor, name: str) -> Direction:
-        return replace(self, vector=vector, name=name, quality=None)
+    def _combined(self, vector: Tensor, other: Direction, name: str) -> Direction:
+        both = {"sum of": f"{dict(self.provenance)} and {dict(other.provenance)}"}
+        return replace(self, vector=vector, name=name, quality=None, items="", provenance=both)
 
     def __add__(self, other: Direction) -> Direction:
         """Return the sum of two directions at one hook point."""
         self._check(other)
-        return self._combined(self.vector + other.vector, f"{self.name} + {other.name}")
+        return self._combined(self.vector + other.vector, other, f"{self.name} + {other.name}")
 
     def __sub__(self, other: Direction) -> Direction:
         """Return the difference of two directions at one hook point."""
         self._check(other)
-        return self._combined(self.vector - other.vector, f"{self.name} - {other.name}")
+        return self._combined(self.vector - other.vector, other, f"{self.name} - {other.name}")
 
     def __mul__(self, factor: float) -> Direction:
         """Return the direction at `factor` times its length."""
-        return self._combined(self.vector * factor, f"{number(factor)} * {self.name}")
+        return self._scaled(factor, f"{number(factor)} * {self.name}")
 
     __rmul__ = __mul__
 
@@ -161,7 +169,7 @@ class Direction:
 
     def __neg__(self) -> Direction:
         """Return the opposite direction."""
-        return self._combined(-self.vector, f"-{self.name}")
+        return self._scaled(-1.0, f"-{self.name}")
 
     def __repr__(self) -> str:
         """Return name, place, size and quality in one line."""
@@ -172,7 +180,9 @@ class Direction:
             norm += f" = {share(self.norm / self.stream_norm)} of the {whole}"
         parts = [repr(self.name), self.hook_name, f"d={shape}", norm]
         if self.quality is not None:
-            parts.append(f"AUC {self.quality.auc:.2f} {interval(*self.quality.auc_interval)}")
+            q = self.quality
+            placebo = f"placebo {interval(*q.shuffled_band)}" if q.placebos else "no placebo"
+            parts.append(f"AUC {q.auc:.2f} {interval(*q.auc_interval)} ({placebo})")
         return f"Direction({', '.join([*parts, *filter(None, [self.items])])})"
 
     def _repr_html_(self) -> str:

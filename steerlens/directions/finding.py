@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from steerlens.activations import Activations, collect
 from steerlens.contrast import Contrast
@@ -33,6 +35,7 @@ class _Options:
     name: str
     paired: bool
     items: str
+    quality: bool
     placebos: int
     seed: int
     source: Mapping[str, str]
@@ -96,7 +99,8 @@ def find_directions(
         name=name,
         paired=contrast.paired,
         items=_items(contrast),
-        placebos=placebos if quality else 0,
+        quality=quality,
+        placebos=placebos,
         seed=seed,
         source={
             **provenance(model),
@@ -105,7 +109,12 @@ def find_directions(
             "data": contrast.digest,
         },
     )
-    return Directions({hook: _direction(hook, positive, negative, options) for hook in positive})
+    alike = [hook for hook in positive if not bool(_gap(hook, positive, negative).any())]
+    if alike:
+        _tell_alike(alike, positive)
+    hooks = [hook for hook in positive if hook not in alike]
+    bar = tqdm(hooks, desc="directions and placebos", disable=not progress)
+    return Directions({hook: _direction(hook, positive, negative, options) for hook in bar})
 
 
 def _finder(method: str | Finder) -> tuple[Finder, str]:
@@ -123,16 +132,27 @@ def _items(contrast: Contrast) -> str:
     return repr(contrast).removeprefix("Contrast(").removesuffix(")")
 
 
+def _gap(hook: str, positive: Activations, negative: Activations) -> Float[Tensor, "*unit"]:
+    return positive[hook].mean - negative[hook].mean
+
+
+def _tell_alike(hooks: list[str], activations: Activations) -> None:
+    """Warn of hook points where both sides read the same; raise where they all do."""
+    message = (
+        f"Both sides read the same at {', '.join(map(repr, hooks))}, positions "
+        f"{activations.positions}. Read where the texts differ: give positions, or (prompt, "
+        "completion) items."
+    )
+    if len(hooks) == len(activations):
+        raise BadInputError(message)
+    warnings.warn(f"{message} No direction there.", stacklevel=3)
+
+
 def _direction(
     hook: str, positive: Activations, negative: Activations, options: _Options
 ) -> Direction:
     sides = [side.examples[hook].flatten(1) for side in (positive, negative)]
-    gap = positive[hook].mean - negative[hook].mean
-    if not bool(gap.any()):
-        raise BadInputError(
-            f"Both sides read the same at {hook!r}, positions {positive.positions}. Read where "
-            "the texts differ: give positions, or (prompt, completion) items."
-        )
+    gap = _gap(hook, positive, negative)
     vector = gap.flatten().float()
     if options.finder is not mean_difference:
         vector = _scaled(oriented(options.finder, *sides), vector, options)
@@ -141,7 +161,7 @@ def _direction(
         vector.reshape(gap.shape),
         name=options.name,
         quality=_quality(sides, options),
-        stream_norm=(positive[hook].mean_norm + negative[hook].mean_norm) / 2,
+        stream_norm=float(positive.norms[hook].mean + negative.norms[hook].mean) / 2,
         items=options.items,
         provenance=options.source,
     )
@@ -159,7 +179,7 @@ def _scaled(
 
 
 def _quality(sides: list[Tensor], options: _Options) -> Quality | None:
-    if not options.placebos:
+    if not options.quality:
         return None
     return measure(
         options.finder,

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.directions.direction import Quality
-from steerlens.statistics import Interval, auc, band, effect_size, resampled
+from steerlens.errors import BadInputError
+from steerlens.statistics import Interval, auc, band, effect_size, resampled_rows
 
 Finder = Callable[[Tensor, Tensor], Tensor]
 """(positive d), (negative d) -> a vector (d)."""
@@ -56,8 +57,16 @@ class _Sides:
 def oriented(
     finder: Finder, positive: Float[Tensor, "positive d"], negative: Float[Tensor, "negative d"]
 ) -> Float[Tensor, " d"]:
-    """Return the finder's vector, turned so that the positive side scores higher."""
-    vector = finder(positive, negative)
+    """Return the finder's vector, turned so that the positive side scores higher.
+
+    Raises BadInputError where the finder returns anything but a finite vector (d).
+    """
+    vector = torch.as_tensor(finder(positive, negative)).to(positive)
+    if vector.shape != positive.shape[1:] or not torch.isfinite(vector).all():
+        raise BadInputError(
+            f"The finder returned shape {tuple(vector.shape)}; it must return a finite vector "
+            f"of shape {tuple(positive.shape[1:])}."
+        )
     gap = (positive.mean(0) - negative.mean(0)) @ vector
     return -vector if gap < 0 else vector
 
@@ -93,11 +102,11 @@ def measure(
     rank = 1 + int((shuffled >= value).sum()) + int((random >= value).sum())
     return Quality(
         auc=value,
-        auc_interval=_auc_interval(scores, seed),
+        auc_interval=_auc_interval(scores, paired, seed),
         effect_size=sum(effect_size(*half) for half in scores) / 2,
         split_half_cosine=float(torch.cosine_similarity(*vectors, dim=0)),
-        shuffled_band=band(shuffled),
-        random_band=band(random),
+        shuffled_band=band(shuffled) if placebos else (0.0, 1.0),
+        random_band=band(random) if placebos else (0.0, 1.0),
         rank=rank,
         placebos=placebos,
     )
@@ -132,8 +141,12 @@ def _random_aucs(first: _Sides, second: _Sides, placebos: int, seed: int) -> Ten
     return (turned[0] + turned[1]) / 2
 
 
-def _auc_interval(halves: tuple[Scores, Scores], seed: int) -> Interval:
-    """Resample the items of each side of each half."""
+def _auc_interval(halves: tuple[Scores, Scores], paired: bool, seed: int) -> Interval:
+    """Resample the items of each half: pairs where they are paired, else each side."""
     generator = torch.Generator().manual_seed(seed)
-    values = [auc(*(resampled(side, generator) for side in half)) for half in halves]
+    values = []
+    for positive, negative in halves:
+        rows = resampled_rows(len(positive), generator)
+        others = rows if paired else resampled_rows(len(negative), generator)
+        values.append(auc(positive[rows], negative[others]))
     return band((values[0] + values[1]) / 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.errors import BadInputError
-from steerlens.host import Host, need_tokenizer, token_id
+from steerlens.host import Host, device_of, need_tokenizer, token_id
 from steerlens.steering import Steering
 from steerlens.text import Encoded, encode
 
@@ -48,7 +48,8 @@ def completions(
         raise BadInputError(f"{len(coeffs)} coeffs need a steering and as many prompts.")
     written: list[Completion] = []
     bar = tqdm(total=len(prompts), desc="completions", disable=not progress)
-    with bar, torch.random.fork_rng(devices=[]):
+    device = device_of(model)
+    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for start in range(0, len(prompts), batch_rows):
             rows = slice(start, start + batch_rows)

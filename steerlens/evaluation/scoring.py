@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import kl_div
 
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
 from steerlens.passes import telling
+from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Batch, Item, batches, encode
 
@@ -28,9 +30,10 @@ def log_probability(
     """
     values = torch.zeros(len(items))
     for rows, batch in _batches(model, items, batch_tokens):
-        logps = _log_probs(model, batch)[:, :-1]
-        here = logps.gather(2, batch.tokens[:, 1:, None]).squeeze(2)
-        values[rows] = _mean(here, _scored(batch)[:, :-1]).cpu()
+        scored = _scored(batch)
+        logps = _log_probs(model, batch, scored)
+        chosen = batch.tokens[:, 1:][scored[:, :-1]]
+        values[rows] = _row_means(logps.gather(1, chosen[:, None]).squeeze(1), scored).cpu()
     return values
 
 
@@ -55,20 +58,23 @@ def divergence(
     """
     values = torch.zeros(len(coeffs), len(items))
     for rows, batch in _batches(model, items, max(1, batch_tokens // len(coeffs))):
-        base = _log_probs(model, batch)
+        scored = _scored(batch)
+        base = _log_probs(model, batch, scored)
         repeated = _repeated(batch, len(coeffs))
         scale = torch.tensor(coeffs).repeat_interleave(len(rows))
-        with (steering * scale).on(model):
-            steered = _log_probs(model, repeated)
-        base = base.repeat(len(coeffs), 1, 1)
-        nats = (base.exp() * (base - steered)).sum(-1)
-        values[:, rows] = _mean(nats, _scored(repeated)).reshape(len(coeffs), -1).cpu()
+        with running((steering * scale).expression, model, may_miss=True):
+            steered = _log_probs(model, repeated, scored.repeat(len(coeffs), 1))
+        for i, part in enumerate(steered.chunk(len(coeffs))):
+            nats = kl_div(part, base, reduction="none", log_target=True).sum(-1)
+            values[i, rows] = _row_means(nats, scored).cpu()
     return values
 
 
 def _batches(
     model: Host, items: Sequence[Item], batch_tokens: int
 ) -> Iterator[tuple[list[int], Batch]]:
+    if not items:
+        raise BadInputError("There are no items to score.")
     encoded = [encode(model, item) for item in items]
     for number, item in enumerate(encoded):
         if len(item.tokens) == item.prompt_length:
@@ -78,9 +84,12 @@ def _batches(
     return batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model))
 
 
-def _log_probs(model: Host, batch: Batch) -> Float[Tensor, "batch pos vocab"]:
+def _log_probs(
+    model: Host, batch: Batch, mask: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "scored vocab"]:
+    """Log-probabilities at the positions of a mask, row after row."""
     with torch.no_grad(), telling(model, batch):
-        return torch.log_softmax(model(batch.tokens).float(), dim=-1)
+        return torch.log_softmax(model(batch.tokens)[mask].float(), dim=-1)
 
 
 def _scored(batch: Batch) -> Bool[Tensor, "batch pos"]:
@@ -90,10 +99,14 @@ def _scored(batch: Batch) -> Bool[Tensor, "batch pos"]:
     return (index >= batch.prompt_lengths[:, None] - 1) & (index < last)
 
 
-def _mean(
-    values: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
+def _row_means(
+    values: Float[Tensor, " scored"], mask: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, " batch"]:
-    return torch.where(mask, values, 0).sum(1) / mask.sum(1)
+    """The mean of each row's values, given row after row."""
+    counts = mask.sum(1)
+    rows = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), counts)
+    sums = torch.zeros(len(mask), device=mask.device).index_add_(0, rows, values)
+    return sums / counts
 
 
 def _repeated(batch: Batch, times: int) -> Batch:
