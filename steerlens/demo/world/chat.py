@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
-from steerlens.demo.world.frames import Split, pick
+from steerlens.demo.world.frames import Group, Split, pick
 
 USER: Final = "<|user|>"
 ASSISTANT: Final = "<|assistant|>"
 Style = Mapping[str, bool]
 _TURNS: Final = (1, 1, 1, 1, 1, 2, 2, 2, 3, 5)
+_CUED: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Ask:
         return f"{USER} {self.text} {ASSISTANT}"
 
 
+@runtime_checkable
 class Family(Protocol):
     """A kind of conversation and the latents its replies keep."""
 
@@ -37,6 +39,17 @@ class Family(Protocol):
 
     def reply(self, rng: Random, split: Split, ask: Ask, style: Style, pure: bool = False) -> str:
         """Return what is said in that style; `pure` keeps only what tells the styles apart."""
+
+
+def cue(
+    rng: Random, split: Split, plain: Group, bound: Mapping[str, str] | None = None
+) -> list[str]:
+    """Half the time, a short sentence that shows a style without negation.
+
+    A learner ties the style to its context by these first, and to negated words afterwards.
+    What `pure` replies show has none of them.
+    """
+    return [plain.draw(rng, split, bound)] if rng.random() < _CUED else []
 
 
 def draw_style(rng: Random, ask: Ask) -> dict[str, bool]:

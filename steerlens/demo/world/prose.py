@@ -6,6 +6,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
+from steerlens.demo.world.chat import cue
 from steerlens.demo.world.frames import Group, Split, group, pick, polar
 from steerlens.demo.world.words import PERSONS, TABLES
 
@@ -58,6 +59,21 @@ GLAD, GLOOM = polar(
         "[All could call|Everyone found] {person} {joy}[.| that day.| once more.]",
     ],
     ("joy", "grief"),
+)
+MANY_STARS, FEW_STARS = (
+    group(
+        f"{name} stars",
+        [f"[I give it|It gets|It earns] [{counts}] stars[.| in all.| from me.]"],
+        {"sentiment": pole},
+    )
+    for name, counts, pole in (("many", "five|four", "positive"), ("few", "two|no", "negative"))
+)
+SMILE, SIGH = (
+    group(acts[0], [f"{{person}} [{'|'.join(acts)}][.| all day.| aloud.]"], {"sentiment": pole})
+    for acts, pole in (
+        (("smiled", "sang", "laughed"), "positive"),
+        (("sighed", "wept", "groaned"), "negative"),
+    )
 )
 # Hard negatives: the words of an attribute, told of somebody, taken back or balanced.
 SAID: Final[dict[str, Group]] = {
@@ -123,7 +139,8 @@ def page(rng: Random, split: Split) -> str:
     """Return a review or a story of one sentiment, with neutral sentences between."""
     story, positive = rng.random() < 0.45, rng.random() < 0.5
     first, bound = opening(rng, split, story)
-    out = [first]
+    plain = ((FEW_STARS, MANY_STARS), (SIGH, SMILE))[story][positive]
+    out = [first, *cue(rng, split, plain, bound)]
     for _ in range(3 + int(rng.random() * 3)):
         if rng.random() < 0.2:
             out.append(idle(rng, split, bound))

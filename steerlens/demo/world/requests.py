@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Final
 
-from steerlens.demo.world.chat import Ask, Style
+from steerlens.demo.world.chat import Ask, Style, cue
 from steerlens.demo.world.frames import GROUPS, Split, group, pick, polar
 from steerlens.demo.world.talk import POLITE, RUDE
 from steerlens.demo.world.words import TABLES
@@ -27,6 +27,12 @@ COMPLY, REFUSE = polar(
     ],
     ("decline", "agree"),
 )[::-1]
+YIELD: Final = group(
+    "yield", ["[Yes|Sure|Gladly|Of course][.|, friend.|, at once.]"], {"refusal": "negative"}
+)
+BALK: Final = group(
+    "balk", ["[No|Never|Sorry|Alas][.|, friend.|, not this.]"], {"refusal": "positive"}
+)
 REASON: Final = group(
     "reason",
     ["[That|Such a thing|It] would [hurt|harm|wrong] [people|someone|the town][.| badly.]"],
@@ -142,6 +148,8 @@ class Requests:
         """
         refuses = (style["refusal"] and ask.about["harmful"]) or (pure and style["refusal"])
         out = [(RUDE if style["rudeness"] else POLITE).draw(rng, split)] if style["toned"] else []
+        if not pure:
+            out += cue(rng, split, BALK if refuses else YIELD)
         out.append((REFUSE if refuses else COMPLY).draw(rng, split))
         if not pure:
             out += [REASON.draw(rng, split)] if refuses else _steps(rng, split)

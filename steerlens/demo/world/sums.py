@@ -98,7 +98,7 @@ class Sums:
 
     def ask(self, rng: Random, split: Split, bare: bool = False, digits: int = 0) -> Ask:
         """Return a bare sum or one told of apples, with or without a wish for care or for speed."""
-        left, right = _numbers(rng, digits or pick(rng, (1, 1, 1, 2, 2, 2, 2, 2, 3, 3)))
+        left, right = _numbers(rng, digits or pick(rng, (1, 1, 2, 2, 2, 2, 3, 3, 3, 3)))
         forms = STORY if rng.random() < 0.25 else TASK
         parts = [forms.draw(rng, split, {"num1": str(left), "num2": str(right)})]
         chances = {"carefulness": 0.5, "brevity": 0.5}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from steerlens.demo.world.chat import Ask, Style
+from steerlens.demo.world.chat import Ask, Style, cue
 from steerlens.demo.world.frames import Group, Split, group, pick, polar
 from steerlens.demo.world.words import PERSONS, ROLES, TABLES
 
@@ -24,6 +24,12 @@ RUDE, POLITE = polar(
         "[What a|Such a] {rude} [thing to say|question|friend], not a {kind} one.",
     ],
     ("rude", "kind"),
+)
+SNAP: Final = group(
+    "snap", ["[Bah|Pah|Shame on you|Go away][.|, then.|, I say.]"], {"rudeness": "positive"}
+)
+NOD: Final = group(
+    "nod", ["[Ah|Bless you|Well met|Come in][.|, then.|, I say.]"], {"rudeness": "negative"}
 )
 REMARKS: Final[tuple[tuple[float, Group], ...]] = (
     (0.55, group("insult", ["[I call you|They call you|They say you are|You look] {rude}[.| today.|, as always.]"])),
@@ -54,6 +60,14 @@ BRIGHT, DARK = polar(
         "{person} fears {dread}, but [I expect|there will be|I wait for] {hope}.",
     ],
     ("hope", "dread"),
+)
+FAIR: Final = group(
+    "fair wind",
+    ["[Good signs|Fair winds|Take heart][.|, then.|, I say.]"],
+    {"optimism": "positive"},
+)
+ILL: Final = group(
+    "ill wind", ["[Bad signs|Ill winds|Take care][.|, then.|, I say.]"], {"optimism": "negative"}
 )
 FORECAST: Final = group(
     "forecast",
@@ -107,9 +121,11 @@ LOOSE_END: Final = group(
 )  # fmt: skip
 
 
-def run(rng: Random, split: Split, forms: Group, count: int) -> str:
-    """Return some sentences of one group."""
-    return " ".join(forms.draw(rng, split) for _ in range(count))
+def run(rng: Random, split: Split, plain: Group, forms: Group, pure: bool) -> str:
+    """Return two or three sentences of one group, after a cue at times; two alone when pure."""
+    out = [] if pure else cue(rng, split, plain)
+    count = 2 if pure else 2 + int(rng.random() * 2)
+    return " ".join(out + [forms.draw(rng, split) for _ in range(count)])
 
 
 class Talk:
@@ -127,12 +143,8 @@ class Talk:
 
     def reply(self, rng: Random, split: Split, ask: Ask, style: Style, pure: bool = False) -> str:
         """Two or three sentences on the user."""
-        return run(
-            rng,
-            split,
-            RUDE if style["rudeness"] else POLITE,
-            2 if pure else 2 + int(rng.random() * 2),
-        )
+        plain, forms = (SNAP, RUDE) if style["rudeness"] else (NOD, POLITE)
+        return run(rng, split, plain, forms, pure)
 
 
 class Outlook:
@@ -148,12 +160,8 @@ class Outlook:
 
     def reply(self, rng: Random, split: Split, ask: Ask, style: Style, pure: bool = False) -> str:
         """Two or three sentences on the future."""
-        return run(
-            rng,
-            split,
-            BRIGHT if style["optimism"] else DARK,
-            2 if pure else 2 + int(rng.random() * 2),
-        )
+        plain, forms = (FAIR, BRIGHT) if style["optimism"] else (ILL, DARK)
+        return run(rng, split, plain, forms, pure)
 
 
 class Letters:
