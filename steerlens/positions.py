@@ -174,7 +174,7 @@ class Matching:
 
 everywhere = Everywhere()
 prompt = FromPromptEnd("prompt", None, 0)
-generated = FromPromptEnd("generated", 0, None)
+generated = FromPromptEnd("generated", 0, None, with_bos=True)
 predicting = FromPromptEnd("predicting", -1, None, with_bos=True)
 last_prompt_token = FromPromptEnd("last_prompt_token", -1, 0, with_bos=True)
 

@@ -292,9 +292,11 @@ def test_law_8_shards_and_batches(architecture: str, host: str) -> None:
         assert merged.rows == whole.rows
         for other in (small, merged):
             for name in whole:
-                for field in ("mean", "squares", "norms"):
-                    a, b = (torch.as_tensor(getattr(x[name], field)) for x in (whole, other))
-                    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+                pairs = ((whole[name], other[name]), (whole.norms[name], other.norms[name]))
+                for a, b in pairs:
+                    assert a.count == b.count
+                    torch.testing.assert_close(a.mean, b.mean, atol=1e-4, rtol=1e-4)
+                    torch.testing.assert_close(a.squares, b.squares, atol=1e-4, rtol=1e-4)
                 torch.testing.assert_close(whole.examples[name], other.examples[name])
 
     drawn = cases(architecture, host), cases(architecture, host), st.integers(1, 40)

@@ -52,7 +52,7 @@ def test_a_signal_of_another_shape_is_refused(host: str, shape: tuple[int, ...])
         return torch.ones(shape)
 
     with (
-        pytest.raises(sl.SteerLensError, match="gave values of shape|gate"),
+        pytest.raises(sl.SteerLensError, match=r"gave values of shape|gate"),
         sl.add(direction()).when(gate).on(model),
     ):
         model(torch.stack(random_rows([3, 3, 3])))

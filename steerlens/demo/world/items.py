@@ -52,7 +52,8 @@ def contrast(attribute: str, split: Split, n: int = 64, seed: int = 0) -> list[t
 
     Raises `KeyError` for an unknown attribute.
 
-    >>> positive, negative = contrast("fairness", "fit", n=1)[0]
+    >>> from steerlens.demo import world
+    >>> positive, negative = world.contrast("fairness", "fit", n=1)[0]
     >>> positive[0] == negative[0] and positive[1] != negative[1]
     True
     """
