@@ -67,9 +67,9 @@ MIXTURE: Final[tuple[tuple[str, float, Callable[[Random, Split], str]], ...]] = 
     ("sums", 0.14, _chat("sums")),
     ("sharing", 0.05, _chat("sharing")),
     ("idioms", 0.03, _chat("idioms")),
-    ("outlook", 0.04, _chat("outlook")),
+    ("outlook", 0.05, _chat("outlook")),
     ("letters", 0.03, _chat("letters")),
-    ("pages", 0.16, page),
+    ("pages", 0.15, page),
     ("neutral", 0.02, neutral),
 )
 _BOUNDS: Final = tuple(accumulate(weight for _, weight, _ in MIXTURE))
