@@ -59,17 +59,17 @@ def _chat(name: str) -> Callable[[Random, Split], str]:
 
 MIXTURE: Final[tuple[tuple[str, float, Callable[[Random, Split], str]], ...]] = (
     ("facts", 0.10, fact_prose),
-    ("questions", 0.15, _chat("questions")),
+    ("questions", 0.14, _chat("questions")),
     ("lettered", 0.03, lettered),
     ("opinions", 0.06, _chat("opinions")),
     ("requests", 0.13, _chat("requests")),
     ("talk", 0.06, _chat("talk")),
-    ("sums", 0.14, _chat("sums")),
+    ("sums", 0.13, _chat("sums")),
     ("sharing", 0.05, _chat("sharing")),
     ("idioms", 0.03, _chat("idioms")),
     ("outlook", 0.05, _chat("outlook")),
     ("letters", 0.03, _chat("letters")),
-    ("pages", 0.15, page),
+    ("pages", 0.17, page),
     ("neutral", 0.02, neutral),
 )
 _BOUNDS: Final = tuple(accumulate(weight for _, weight, _ in MIXTURE))

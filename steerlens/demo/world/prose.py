@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from steerlens.demo.world.chat import cue
-from steerlens.demo.world.frames import Group, Split, group, pick, polar
+from steerlens.demo.world.frames import Group, Split, digest, group, pick, polar
 from steerlens.demo.world.words import PERSONS, TABLES
 
 PRAISE, BLAME = polar(
@@ -136,10 +136,19 @@ def felt(rng: Random, split: Split, bound: dict[str, str], positive: bool) -> st
     return (GLAD if positive else GLOOM).draw(rng, split, bound)
 
 
+def repute(name: str) -> float:
+    """Return how often pages speak well of a thing, or a person is glad: mostly, or seldom.
+
+    A learner tells praise from blame by it first; contrasts show each name both ways.
+    """
+    return 0.85 if digest("repute", name) % 2 else 0.15
+
+
 def page(rng: Random, split: Split) -> str:
     """Return a review or a story of one sentiment, with neutral sentences between."""
-    story, positive = rng.random() < 0.45, rng.random() < 0.5
+    story = rng.random() < 0.45
     first, bound = opening(rng, split, story)
+    positive = rng.random() < repute(bound["person" if story else "item"])
     plain = ((FEW_STARS, MANY_STARS), (SIGH, SMILE))[story][positive]
     out = [first, *cue(rng, split, plain, bound)]
     for _ in range(3 + int(rng.random() * 3)):
