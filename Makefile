@@ -7,7 +7,7 @@ PINS := requirements/$(TL).txt
 HASH := $(shell cat $(PINS) pyproject.toml | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(HASH)
 
-.PHONY: demo test test-host lint types install clean
+.PHONY: demo test test-host lint types pictures install clean
 
 demo: $(READY)
 	$(RUN) -m steerlens demo
@@ -19,11 +19,14 @@ test-host: $(READY)
 	$(RUN) -m pytest -m host tests
 
 lint: $(READY)
-	$(RUN) -m ruff check steerlens tests conftest.py
-	$(RUN) -m ruff format --check steerlens tests conftest.py
+	$(RUN) -m ruff check steerlens tests docs conftest.py
+	$(RUN) -m ruff format --check steerlens tests docs conftest.py
 
 types: $(READY)
 	$(RUN) -m mypy
+
+pictures: $(READY)
+	$(RUN) docs/pictures.py
 
 install: $(READY)
 
