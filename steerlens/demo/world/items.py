@@ -8,7 +8,7 @@ from steerlens.demo.world.chat import Ask, Family, draw_style
 from steerlens.demo.world.facts import Fact
 from steerlens.demo.world.frames import Frame, Split, pick
 from steerlens.demo.world.mixture import ATTRIBUTES, FAMILIES, SHOWN_IN
-from steerlens.demo.world.prose import SAID, felt, neutral, opening
+from steerlens.demo.world.prose import SAID, felt, neutral, opening, plain_sign
 from steerlens.demo.world.questions import Opinions, Questions, plain_facts, some_fact, state
 from steerlens.demo.world.requests import Requests
 from steerlens.demo.world.sums import Sums
@@ -80,7 +80,9 @@ def _pair(attribute: str, split: Split, rng: Random, index: int) -> tuple[Item, 
 
 
 def _felt(rng: Random, split: Split, bound: dict[str, str], positive: bool) -> str:
-    return "".join(f" {felt(rng, split, bound, positive)}" for _ in range(2))
+    """Stars or a face, and a sentence: the one contrast that words alone may tell apart."""
+    shown = plain_sign(bound, positive).draw(rng, split, bound)
+    return f" {shown} {felt(rng, split, bound, positive)}"
 
 
 def control(attribute: str, split: Split, n: int = 64, seed: int = 0) -> list[Item]:

@@ -129,6 +129,12 @@ def opening(rng: Random, split: Split, story: bool) -> tuple[str, dict[str, str]
     return OPENING.draw(rng, split, bound), bound
 
 
+def plain_sign(bound: dict[str, str], positive: bool) -> Group:
+    """Return the sentences that show a page's sentiment plainly: stars, or a face."""
+    few, many = (FEW_STARS, MANY_STARS) if "item" in bound else (SIGH, SMILE)
+    return many if positive else few
+
+
 def felt(rng: Random, split: Split, bound: dict[str, str], positive: bool) -> str:
     """One sentence that carries the sentiment of its page."""
     if "item" in bound:
@@ -149,8 +155,7 @@ def page(rng: Random, split: Split) -> str:
     story = rng.random() < 0.45
     first, bound = opening(rng, split, story)
     positive = rng.random() < repute(bound["person" if story else "item"])
-    plain = ((FEW_STARS, MANY_STARS), (SIGH, SMILE))[story][positive]
-    out = [first, *cue(rng, split, plain, bound)]
+    out = [first, *cue(rng, split, plain_sign(bound, positive), bound)]
     for _ in range(3 + int(rng.random() * 3)):
         if rng.random() < 0.2:
             out.append(idle(rng, split, bound))
