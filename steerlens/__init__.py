@@ -9,19 +9,24 @@ from importlib import import_module
 from types import ModuleType
 
 from steerlens import positions as positions
+from steerlens import signals as signals
+from steerlens import transforms as transforms
 from steerlens.activations import Activations as Activations
 from steerlens.activations import Moments as Moments
 from steerlens.activations import collect as collect
+from steerlens.basis import Basis as Basis
 from steerlens.contrast import Contrast as Contrast
 from steerlens.directions import Direction as Direction
 from steerlens.directions import Directions as Directions
 from steerlens.directions import find_directions as find_directions
 from steerlens.errors import SteerLensError as SteerLensError
 from steerlens.interventions import Intervention as Intervention
+from steerlens.signals import of_stream as of_stream
 from steerlens.steering import Steering as Steering
-from steerlens.steering import ablate as ablate
-from steerlens.steering import add as add
 from steerlens.trace import Trace as Trace
+from steerlens.verbs import ablate as ablate
+from steerlens.verbs import add as add
+from steerlens.verbs import steer as steer
 
 
 def __getattr__(name: str) -> ModuleType:

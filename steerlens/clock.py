@@ -120,6 +120,9 @@ class Clock:
             tokens=None if self._tokens is None else self._tokens[:, past:],
             prompt_lengths=self._prompt_lengths(counts[:, -1], past),
             model=self.model,
+            text=self.text,
+            start=past,
+            history=self._tokens,
             cache=self._cache,
         )
         self._masks = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.positions import Selector
-from steerlens.signals import Constant, Signal, fixed, product, within
+from steerlens.signals import Constant, Moment, Signal, fixed, hook_points, product, within
 from steerlens.transforms import Transform
 
 OPEN = Constant(1.0)
@@ -29,6 +29,8 @@ class Intervention:
     positions: Selector
     coeff: Signal
     gate: Signal = OPEN
+    reads: str | None = None
+    """The hook point whose activation is x, where it is not the one written."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError on a share outside 0 to 1."""
@@ -42,7 +44,9 @@ class Intervention:
     def __repr__(self) -> str:
         """Return the formula: `4 * add('joy') @ blocks.2.hook_resid_post[predicting]`."""
         gate = "" if self.gate == OPEN else f" * {self.gate!r}"
-        return f"{self.coeff!r}{gate} * {self.transform!r} @ {self.hook_name}[{self.positions!r}]"
+        reads = f", reads {self.reads}" if self.reads else ""
+        place = f"{self.hook_name}[{self.positions!r}]{reads}"
+        return f"{self.coeff!r}{gate} * {self.transform!r} @ {place}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,15 @@ def leaves(expression: Expression) -> Iterator[Intervention]:
             yield from leaves(part)
 
 
+def read_elsewhere(expression: Expression) -> Iterator[str]:
+    """Yield the hook points that an expression reads besides those it writes."""
+    for leaf in leaves(expression):
+        if leaf.reads is not None:
+            yield leaf.reads
+        for each in (leaf.coeff, leaf.gate):
+            yield from hook_points(each)
+
+
 def mapped(expression: Expression, change: Callable[[Intervention], Intervention]) -> Expression:
     """Return the expression with every intervention replaced."""
     if isinstance(expression, Intervention):
@@ -77,30 +90,48 @@ def mapped(expression: Expression, change: Callable[[Intervention], Intervention
     return Group(tuple(mapped(part, change) for part in expression.parts), expression.in_turn)
 
 
-def only_at(expression: Expression, hook_name: str) -> Expression | None:
-    """Return the part of an expression that writes at one hook point, None if nothing does."""
+def only(expression: Expression, wanted: Callable[[Intervention], bool]) -> Expression | None:
+    """Return the part of an expression whose interventions are wanted, None if none is."""
     if isinstance(expression, Intervention):
-        return expression if expression.hook_name == hook_name else None
-    parts = (only_at(part, hook_name) for part in expression.parts)
+        return expression if wanted(expression) else None
+    parts = (only(part, wanted) for part in expression.parts)
     kept = tuple(part for part in parts if part is not None)
     return Group(kept, expression.in_turn) if kept else None
 
 
-def strength(
-    x: Float[Tensor, "batch pos *unit"], leaf: Intervention, mask: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos"]:
-    """Return c * g at the positions picked, 0 elsewhere."""
-    values = _by_token(leaf.coeff, x) * _by_token(leaf.gate, x)
-    shared = leaf.transform.scales == "share" and not fixed(product(leaf.coeff, leaf.gate))
-    if shared and bool(((values < 0) | (values > 1)).any()):
-        raise BadInputError(f"The share of {leaf!r} left the range 0 to 1.")
-    return torch.where(mask, values, 0)
+@dataclass(frozen=True)
+class Strength:
+    """How strongly an intervention acts in one pass: coefficient and gate, token by token."""
+
+    coeff: Float[Tensor, "batch pos"]
+    gate: Float[Tensor, "batch pos"]
+    """0 where the positions pick nothing."""
+
+    @property
+    def product(self) -> Float[Tensor, "batch pos"]:
+        """Coefficient times gate; 0 where either is, whatever the other."""
+        shut = (self.gate == 0) | (self.coeff == 0)
+        return torch.where(shut, 0, self.coeff * self.gate)
 
 
-def _by_token(signal: Signal, x: Tensor) -> Float[Tensor, "#batch #pos"]:
+def strength(moment: Moment, leaf: Intervention, mask: Bool[Tensor, "batch pos"]) -> Strength:
+    """Return c and g of an intervention; g is 0 outside of the positions picked.
+
+    Raises BadInputError where a share leaves its range.
+    """
+    coeff, gate = (_by_token(each, moment).expand(mask.shape) for each in (leaf.coeff, leaf.gate))
+    found = Strength(coeff, torch.where(mask, gate, 0))
+    if leaf.transform.scales == "share" and not fixed(product(leaf.coeff, leaf.gate)):
+        values = found.product
+        if bool(((values < 0) | (values > 1)).any()):
+            raise BadInputError(f"The share of {leaf!r} left the range 0 to 1.")
+    return found
+
+
+def _by_token(signal: Signal, moment: Moment) -> Float[Tensor, "#batch #pos"]:
     """A signal's values. Raises BadInputError where they are not one a token, a row or in all."""
-    values = signal(x)
-    rows, pos = x.shape[:2]
+    values = signal(moment)
+    rows, pos = moment.x.shape[:2]
     fits = values.ndim == 2 and values.shape[0] in (1, rows) and values.shape[1] in (1, pos)
     if not fits:
         raise BadInputError(
@@ -111,11 +142,19 @@ def _by_token(signal: Signal, x: Tensor) -> Float[Tensor, "#batch #pos"]:
 
 
 def scaled(
-    x: Float[Tensor, "batch pos *unit"], values: Float[Tensor, "batch pos"], transform: Transform
+    moment: Moment, values: Float[Tensor, "batch pos"], transform: Transform
 ) -> Float[Tensor, "batch pos *unit"]:
-    """Return c * g * Δ(x), and 0 where c * g is 0 whatever Δ is."""
-    values = values.reshape(*values.shape, *[1] * (x.ndim - 2))
-    return torch.where(values != 0, values * transform(x), 0)
+    """Return the transform's change at strength c * g, and 0 where c * g is 0 whatever it is."""
+    h = moment.written
+    values = values.reshape(*values.shape, *[1] * (h.ndim - 2))
+    change = transform.change(moment.x, values, moment.window)
+    try:
+        return torch.where(values != 0, change, 0).expand_as(h)
+    except RuntimeError:
+        raise BadInputError(
+            f"{transform!r} gave a change of shape {tuple(change.shape)}, which does not fit the "
+            f"activation {tuple(h.shape)} that it writes."
+        ) from None
 
 
 def change(

@@ -35,6 +35,12 @@ class Window:
     prompt_lengths: Int[Tensor, " batch"] | None
     """Real tokens of each row's prompt; None where nobody knows."""
     model: Host
+    text: int = 0
+    """Number of the text (or batch of texts) among those that passed."""
+    start: int = 0
+    """Column of the text at which this pass begins; above 0 under a KV cache."""
+    history: Int[Tensor, "batch total"] | None = None
+    """Token ids of the text up to the end of this pass; -1 where a cache was filled unseen."""
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
     """What selectors look up once and keep for later passes of the same session."""
 

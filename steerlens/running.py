@@ -31,14 +31,16 @@ from steerlens.interventions import (
     change,
     leaves,
     mapped,
-    only_at,
+    only,
+    read_elsewhere,
     scaled,
     strength,
 )
 from steerlens.passes import following
 from steerlens.positions import Span
+from steerlens.signals import Memory, Moment, fixed
 from steerlens.trace import Trace
-from steerlens.transforms import Transform
+from steerlens.transforms import Transform, moved
 
 
 class Session:
@@ -58,15 +60,40 @@ class Session:
         self.leaves = tuple(leaves(self.expression))
         self.names = tuple(dict.fromkeys(leaf.hook_name for leaf in self.leaves))
         self._number = {id(leaf): i for i, leaf in enumerate(self.leaves)}
+        self.reads = tuple(dict.fromkeys(read_elsewhere(self.expression)))
         self._fired: dict[str, int] = {}
+        self._read: dict[str, tuple[int, Tensor]] = {}
+        self._memories = {id(leaf): Memory() for leaf in self.leaves}
+        self._opened: dict[int, Tensor] = {}
         self._moved: dict[tuple[int, torch.device, torch.dtype], Transform] = {}
 
     def fwd_hooks(self) -> FwdHooks:
-        """Return the callbacks, one a hook point."""
-        return [(name, self._callback(name)) for name in self.names]
+        """Return the callbacks: one a hook point read elsewhere, then one a point written."""
+        readers = [(name, self._reader(name)) for name in self.reads]
+        return [*readers, *((name, self._callback(name)) for name in self.names)]
+
+    def _reader(self, name: str) -> HookFn:
+        def read(activation: Tensor, hook: Any) -> None:
+            self._check_shape(name, activation)
+            if name not in self._read:
+                self._check_fit(name, activation)
+            self._read[name] = self.clock.serial, activation
+
+        return read
+
+    def _elsewhere(self, leaf: Intervention, name: str) -> Tensor:
+        """What stands at another hook point in this pass."""
+        serial, activation = self._read.get(name, (-1, None))
+        if activation is None or serial != self.clock.serial:
+            raise HookError(
+                f"{leaf!r} reads {name!r}, and in this pass nothing stands there yet: the model "
+                "computes it later, or not at all. A signal reads at the point that it steers, or "
+                "earlier in the pass."
+            )
+        return activation.to(torch.promote_types(activation.dtype, torch.float32))
 
     def _callback(self, name: str) -> HookFn:
-        expression = only_at(self.expression, name)
+        expression = only(self.expression, lambda leaf: leaf.hook_name == name)
         assert expression is not None
 
         def write(activation: Tensor, hook: Any) -> Tensor:
@@ -78,13 +105,7 @@ class Session:
 
     def _arrive(self, name: str, activation: Tensor) -> None:
         """Count the firing; refuse a pass that the clock did not see begin."""
-        window = self.clock.window
-        if activation.shape[:2] != window.index.shape:
-            raise HookError(
-                f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos) in a pass of "
-                f"{tuple(window.index.shape)}. Hooks from fwd_hooks() serve one pass over the "
-                "tokens they were made for."
-            )
+        self._check_shape(name, activation)
         if self._fired.get(name) == self.clock.serial:
             raise HookError(
                 f"{name!r} fired twice in what looks like one pass. Either a pass began unseen "
@@ -95,28 +116,54 @@ class Session:
             self._check_fit(name, activation)
         self._fired[name] = self.clock.serial
 
+    def _check_shape(self, name: str, activation: Tensor) -> None:
+        window = self.clock.window
+        if activation.shape[:2] != window.index.shape:
+            raise HookError(
+                f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos) in a pass of "
+                f"{tuple(window.index.shape)}. Hooks from fwd_hooks() serve one pass over the "
+                "tokens they were made for."
+            )
+
     def _check_fit(self, name: str, activation: Tensor) -> None:
         for leaf in self.leaves:
             shape, unit = tuple(activation.shape[2:]), leaf.transform.unit_shape
-            if leaf.hook_name == name and shape != unit:
+            here = name == (leaf.reads or leaf.hook_name)
+            if here and unit not in (None, shape):
                 raise BadInputError(
                     f"{leaf.transform!r} has shape {unit} and does not fit {name!r}, whose "
                     f"activations are {shape} a token. Use a direction found at that hook point."
                 )
 
-    def _leaf_change(self, leaf: Intervention, x: Tensor) -> Change:
-        values = strength(x, leaf, self.clock.where(leaf.positions).to(x.device))
-        result = scaled(x, values, self._transform(leaf, x))
+    def _leaf_change(self, leaf: Intervention, h: Tensor) -> Change:
+        moment = Moment(
+            x=h if leaf.reads is None else self._elsewhere(leaf, leaf.reads),
+            window=self.clock.window,
+            h=h,
+            memory=self._memories[id(leaf)],
+            elsewhere=lambda name: self._elsewhere(leaf, name),
+        )
+        mask = self.clock.where(leaf.positions).to(h.device)
+        found = strength(moment, leaf, mask)
+        values = found.product
+        result = scaled(moment, values, self._transform(leaf, h))
+        self._note_opening(leaf, found.gate)
         if self.trace is not None:
-            self.trace.record(self.clock, self._number[id(leaf)], values, result, x)
+            self.trace.record(self.clock, self._number[id(leaf)], found, result, h)
         return result, values != 0
+
+    def _note_opening(self, leaf: Intervention, gate: Tensor) -> None:
+        """Remember whether a gate that depends on what it reads has opened yet."""
+        if not fixed(leaf.gate):
+            opened, before = (gate != 0).any(), self._opened.get(id(leaf))
+            self._opened[id(leaf)] = opened if before is None else before | opened
 
     def _transform(self, leaf: Intervention, x: Tensor) -> Transform:
         """The transform with its tensors beside x, moved there once."""
         key = id(leaf), x.device, x.dtype
         if key not in self._moved:
             with torch.inference_mode(False):
-                self._moved[key] = leaf.transform.to(x.device, x.dtype)
+                self._moved[key] = moved(leaf.transform, x.device, x.dtype)
         return self._moved[key]
 
     def check_fired(self) -> None:
@@ -152,6 +199,12 @@ class Session:
                 f"Positions {selector!r} picked no token: nothing was steered.", stacklevel=4
             )
 
+    def check_opened(self) -> None:
+        """Warn of gates that stayed shut at every token."""
+        for leaf in self.leaves:
+            if not bool(self._opened.get(id(leaf), True)):
+                warnings.warn(f"The gate of {leaf!r} never opened.", stacklevel=4)
+
 
 def _placed(expression: Expression, model: Host) -> Expression:
     """The expression with one name for each hook point, and each leaf an object of its own."""
@@ -168,6 +221,8 @@ def check_writable(expression: Expression, model: Host) -> None:
     """Raise UnknownNameError or HookError on a hook point that cannot be steered."""
     for name in dict.fromkeys(leaf.hook_name for leaf in leaves(expression)):
         _check_name(model, name)
+    for name in dict.fromkeys(read_elsewhere(expression)):
+        check_by_token(check_hook_name(model, name))
 
 
 def _check_name(model: Host, name: str) -> None:
@@ -213,3 +268,4 @@ def running(
         session.check_fired()
         if not may_miss:
             session.check_picked()
+            session.check_opened()

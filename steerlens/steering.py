@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -13,15 +12,21 @@ from torch import Tensor
 
 from steerlens.cards import card
 from steerlens.clock import Clock
-from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError
-from steerlens.host import FwdHooks, Host
-from steerlens.interventions import Expression, Group, Intervention, leaves, mapped
+from steerlens.host import FwdHooks, Host, layer_of
+from steerlens.interventions import (
+    Expression,
+    Group,
+    Intervention,
+    leaves,
+    mapped,
+    only,
+    read_elsewhere,
+)
 from steerlens.positions import Positions, selector
 from steerlens.running import Session, check_writable, running
 from steerlens.signals import Value, product, signal
 from steerlens.trace import Trace
-from steerlens.transforms import Ablate, Add, Transform
 
 PromptLengths = Sequence[int] | Int[Tensor, " batch"]
 
@@ -64,6 +69,7 @@ class Steering:
         """
         check_writable(self.expression, model)
         if tokens is None:
+            _refuse_reading(self.expression)
             return _Untold(self.expression, model, _lengths(prompt_lengths)).fwd_hooks()
         ids = (
             tokens
@@ -114,6 +120,18 @@ class Steering:
             mapped(self.expression, lambda leaf: replace(leaf, gate=product(leaf.gate, added)))
         )
 
+    def layers(self, *layers: int) -> Steering:
+        """Return what it does at some layers alone. Raises BadInputError where it does nothing.
+
+        >>> add(directions).layers(1, 2).interventions[0].hook_name
+        'blocks.1.hook_resid_post'
+        """
+        kept = only(self.expression, lambda leaf: layer_of(leaf.hook_name) in layers)
+        if kept is None:
+            own = ", ".join(dict.fromkeys(leaf.hook_name for leaf in self.interventions))
+            raise BadInputError(f"Nothing is steered at layers {layers}; it is at {own}.")
+        return Steering(kept)
+
     def __add__(self, other: Steering) -> Steering:
         """Return both at once: each reads the same activation."""
         if not isinstance(other, Steering):
@@ -159,66 +177,9 @@ class _Untold(Session):
         super()._arrive(name, activation)
 
 
-def add(
-    direction: Direction | Directions | Sequence[Direction],
-    coeff: Value = 1.0,
-    *,
-    positions: Positions = "everywhere",
-    gate: Value = 1.0,
-) -> Steering:
-    """Return the steering that adds `coeff` times a direction at its hook point.
-
-    Several directions are added each at its own. `coeff` multiplies the vector as it is; it
-    may be one number a row of the batch. Source: ActAdd (arXiv 2308.10248), CAA (arXiv
-    2312.06681). Cost: one addition a token.
-
-    >>> add(directions["resid_post", 2], coeff=4, positions="predicting")
-    Steering(4 * add('direction') @ blocks.2.hook_resid_post[predicting])
-    """
-    return _steering(Add, direction, coeff, positions, gate)
-
-
-def ablate(
-    direction: Direction | Directions | Sequence[Direction],
-    coeff: Value = 1.0,
-    *,
-    positions: Positions = "everywhere",
-    gate: Value = 1.0,
-) -> Steering:
-    """Return the steering that removes the component along a direction at its hook point.
-
-    `coeff` is the share removed, 0 to 1; its length and sign play no part. At heads each
-    head's own part is removed. Source: directional ablation (arXiv 2406.11717). Cost: one
-    projection a token.
-
-    >>> ablate(directions["resid_post", 2])
-    Steering(1 * ablate('direction') @ blocks.2.hook_resid_post[everywhere])
-    """
-    return _steering(Ablate, direction, coeff, positions, gate)
-
-
-def _steering(
-    kind: Any, direction: Any, coeff: Value, positions: Positions, gate: Value
-) -> Steering:
-    where, how_much, when = selector(positions), signal(coeff), signal(gate)
-    each = [direction] if isinstance(direction, Direction) else _listed(direction)
-
-    def one(found: Direction) -> Intervention:
-        transform: Transform = kind(found)
-        return Intervention(found.hook_name, transform, where, how_much, when)
-
-    parts = tuple(one(found) for found in each)
-    return Steering(parts[0] if len(parts) == 1 else Group(parts))
-
-
-def _listed(directions: Directions | Sequence[Direction]) -> list[Direction]:
-    listed = list(directions.values() if isinstance(directions, Directions) else directions)
-    if not listed or not all(isinstance(each, Direction) for each in listed):
-        raise BadInputError(
-            f"Give a Direction, Directions or a list of them; got {type(directions).__name__}. A "
-            "vector becomes one by Direction(hook_name, vector)."
-        )
-    return listed
+def _refuse_reading(expression: Expression) -> None:
+    for name in read_elsewhere(expression):
+        raise BadInputError(f"A steering that reads {name!r} needs fwd_hooks(model, tokens=...).")
 
 
 def _parts(steering: Steering, in_turn: bool) -> tuple[Expression, ...]:

@@ -6,7 +6,7 @@ and moved to the CPU at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from steerlens.cards import card, count, share
 from steerlens.clock import Clock
+from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import layer_of, token_id
-from steerlens.interventions import Intervention
+from steerlens.interventions import Intervention, Strength
 from steerlens.text import token_strings
 
 if TYPE_CHECKING:
@@ -36,12 +37,23 @@ class TracedText:
     """False at pads."""
     prompt_lengths: Int[Tensor, " batch"]
     """Real tokens of each row's prompt."""
-    strength: Float[Tensor, "intervention batch pos"]
-    """Coefficient times gate; 0 where nothing was written, NaN where nothing was recorded."""
+    coeff: Float[Tensor, "intervention batch pos"]
+    """The coefficient, wherever the positions are; NaN where nothing was recorded."""
+    gate: Float[Tensor, "intervention batch pos"]
+    """The gate; 0 where the positions pick nothing."""
     change_norm: Float[Tensor, "intervention batch pos"]
     """Norm of the change."""
     stream_norm: Float[Tensor, "intervention batch pos"]
     """Norm of the activation before it was changed."""
+    along: Float[Tensor, "intervention batch pos"]
+    """Component of the change along the intervention's direction; NaN where it has none."""
+    by_head: Mapping[int, Float[Tensor, "batch pos head"]]
+    """Norm of the change of each head, for interventions (by number) that write heads."""
+
+    @property
+    def strength(self) -> Float[Tensor, "intervention batch pos"]:
+        """Coefficient times gate; 0 where nothing was written, NaN where nothing was recorded."""
+        return torch.where(self.gate == 0, 0, self.coeff * self.gate)
 
     @property
     def share(self) -> Float[Tensor, "intervention batch pos"]:
@@ -60,7 +72,8 @@ class _Record:
     start: int
     leaf: int
     values: Tensor
-    """Strength, change norm and stream norm: (3, batch, pos)."""
+    """Coefficient, gate, norms of change and stream, change along: (5, batch, pos)."""
+    by_head: Tensor | None
 
 
 @dataclass
@@ -101,7 +114,7 @@ class Trace:
         self,
         clock: Clock,
         leaf: int,
-        strength: Float[Tensor, "batch pos"],
+        strength: Strength,
         change: Float[Tensor, "batch pos *unit"],
         h: Float[Tensor, "batch pos *unit"],
     ) -> None:
@@ -109,8 +122,8 @@ class Trace:
         window = clock.window
         if clock.serial != self._serial:  # a pass is kept whole, or not at all
             self._serial, self._full = clock.serial, self._kept >= self.max_tokens
-            self.dropped += self._full * strength.numel()
-            self._kept += (not self._full) * strength.numel()
+            self.dropped += self._full * window.index.numel()
+            self._kept += (not self._full) * window.index.numel()
         if self._full:
             return
         if clock.tokens is None or window.prompt_lengths is None:
@@ -120,8 +133,11 @@ class Trace:
         )
         draft.tokens, draft.real = clock.tokens, clock.real
         norms = change.flatten(2).norm(dim=-1), h.flatten(2).norm(dim=-1)
-        values = torch.stack([strength, *norms]).detach().float()
-        draft.records.append(_Record(clock.start, leaf, values))
+        along = _along(self.interventions[leaf], change)
+        columns = [strength.coeff, strength.gate, *norms, along]
+        values = torch.stack([column.float() for column in columns]).detach()
+        by_head = change.detach().norm(dim=-1) if change.ndim == 4 else None
+        draft.records.append(_Record(clock.start, leaf, values, by_head))
 
     def finish(self, clock: Clock) -> None:
         """Assemble the records and move them to the CPU."""
@@ -130,19 +146,27 @@ class Trace:
 
     def _assembled(self, draft: _Draft, clock: Clock) -> TracedText:
         rows, total = draft.tokens.shape
-        values = torch.full((3, len(self.interventions), rows, total), torch.nan)
+        values = torch.full((5, len(self.interventions), rows, total), torch.nan)
+        by_head: dict[int, Tensor] = {}
         for record in draft.records:
             end = record.start + record.values.shape[2]
             values[:, record.leaf, :, record.start : end] = record.values.cpu()
+            if record.by_head is not None:
+                heads = record.by_head.shape[2]
+                whole = by_head.setdefault(record.leaf, torch.full((rows, total, heads), torch.nan))
+                whole[:, record.start : end] = record.by_head.cpu()
         tokens = draft.tokens.cpu().clone()
         return TracedText(
             tokens=tokens,
             strings=tuple(tuple(token_strings(clock.model, row)) for row in tokens),
             real=_without_fillers(tokens, draft, token_id(clock.model, "eos")),
             prompt_lengths=draft.prompt_lengths.cpu().clone(),
-            strength=values[0],
-            change_norm=values[1],
-            stream_norm=values[2],
+            coeff=values[0],
+            gate=values[1],
+            change_norm=values[2],
+            stream_norm=values[3],
+            along=values[4],
+            by_head=by_head,
         )
 
     def frame(self) -> pandas.DataFrame:
@@ -165,9 +189,12 @@ class Trace:
                 "layer": layer_of(leaf.hook_name),
                 "hook_name": leaf.hook_name,
                 "intervention": repr(leaf),
+                "coeff": float(text.coeff[i, row, pos]),
+                "gate": float(text.gate[i, row, pos]),
                 "strength": float(text.strength[i, row, pos]),
                 "change_norm": float(text.change_norm[i, row, pos]),
                 "stream_norm": float(text.stream_norm[i, row, pos]),
+                "along": float(text.along[i, row, pos]),
             }
             for row, pos in text.real.nonzero().tolist()
             for i, leaf in enumerate(self.interventions)
@@ -199,6 +226,15 @@ class Trace:
     def _repr_html_(self) -> str:
         rows = {str(i): line for i, line in enumerate(self.summary())} if self._texts else {}
         return card(repr(self).splitlines()[0], rows)
+
+
+def _along(leaf: Intervention, change: Tensor) -> Float[Tensor, "batch pos"]:
+    """Component of a change along its intervention's direction, over heads too."""
+    direction = getattr(leaf.transform, "along", None)
+    if not isinstance(direction, Direction) or direction.vector.shape != change.shape[2:]:
+        return torch.full(change.shape[:2], torch.nan, device=change.device)
+    unit = (direction.vector / max(direction.norm, 1e-30)).to(change.device, change.dtype)
+    return change.flatten(2) @ unit.flatten()
 
 
 def _without_fillers(

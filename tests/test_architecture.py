@@ -32,6 +32,7 @@ ORDER = [
     "trace",
     "running",
     "steering",
+    "verbs",
     "effect",
     "attribution",
     "editing",

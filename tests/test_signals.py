@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from steerlens.errors import BadInputError
-from steerlens.signals import Constant, Product, Rows, fixed, product, signal, within
+from steerlens.signals import Constant, Moment, Product, Rows, fixed, product, signal, within
 
-X = torch.zeros(2, 3, 4)
+X = Moment(torch.zeros(2, 3, 4))
 
 
 def read(x: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def test_values() -> None:
     assert signal(torch.tensor(2))(X).tolist() == [[2]]
     assert signal(torch.tensor([1, 2]))(X).tolist() == [[1], [2]]
     assert signal(read)(X).shape == (2, 3)
-    assert signal(0.5)(X.double()).dtype == torch.float64
+    assert signal(0.5)(Moment(X.x.double())).dtype == torch.float64
 
 
 def test_products_fold() -> None:

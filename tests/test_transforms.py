@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from steerlens import Direction
 from steerlens.errors import BadInputError
-from steerlens.transforms import Ablate, Add
+from steerlens.transforms import Ablate, Add, moved
 
 NAME = "blocks.0.hook_resid_post"
 
@@ -21,7 +21,7 @@ def test_law_3_ablating(seed: int, length: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(6, generator=generator).double()
     x = torch.randn(2, 3, 6, generator=generator).double()
-    ablate = Ablate(Direction(NAME, length * vector)).to(x.device, x.dtype)
+    ablate = moved(Ablate(Direction(NAME, length * vector)), x.device, x.dtype)
     once = x + ablate(x)
     unit = (vector / vector.norm()).float().double()
     assert (once @ unit).abs().max() < 1e-6
@@ -39,12 +39,12 @@ def test_heads_are_ablated_each_by_itself() -> None:
 
 def test_add_is_the_vector_as_it_is() -> None:
     direction = Direction(NAME, torch.tensor([3.0, 4.0]))
-    moved = Add(direction).to(torch.device("cpu"), torch.float64)
-    assert moved(torch.zeros(1, 1, 2)).dtype == torch.float64
+    wide = moved(Add(direction), torch.device("cpu"), torch.float64)
+    assert wide(torch.zeros(1, 1, 2)).dtype == torch.float64
     assert Add(direction)(torch.ones(1, 1, 2)).tolist() == [3, 4]
     assert Add(direction).unit_shape == Ablate(direction).unit_shape == (2,)
 
 
 def test_a_zero_vector_has_nothing_to_ablate() -> None:
-    with pytest.raises(BadInputError, match="length 0: there is nothing to ablate"):
+    with pytest.raises(BadInputError, match="length 0: there is no direction to steer along"):
         Ablate(Direction(NAME, torch.zeros(2)))

@@ -14,8 +14,9 @@ from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError
 from steerlens.evaluation import Completion, completions, divergence, log_probability
 from steerlens.host import Host
-from steerlens.steering import Steering, add
+from steerlens.steering import Steering
 from steerlens.text import Item
+from steerlens.verbs import add
 
 Judge = Callable[[str, str], str]
 """(prompt, completion) -> "positive", "negative", "neutral" or "unparsed"."""

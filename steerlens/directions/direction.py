@@ -94,7 +94,7 @@ class Direction:
 
     def cosine(self, other: Direction) -> float:
         """Return the cosine with another direction of the same shape."""
-        self._check(other, same_hook=False)
+        self.check_beside(other, same_hook=False)
         a, b = self.unit().vector.flatten(), other.unit().vector.flatten()
         return float(torch.dot(a, b).clamp(-1, 1))
 
@@ -128,7 +128,8 @@ class Direction:
             quality=None,
         )
 
-    def _check(self, other: Direction, *, same_hook: bool = True) -> None:
+    def check_beside(self, other: Direction, *, same_hook: bool = True) -> None:
+        """Raise BadInputError unless the other lives at the same hook point, in the same shape."""
         if same_hook and self.hook_name != other.hook_name:
             raise BadInputError(
                 f"{self.name!r} lives at {self.hook_name!r} and {other.name!r} at "
@@ -149,12 +150,12 @@ class Direction:
 
     def __add__(self, other: Direction) -> Direction:
         """Return the sum of two directions at one hook point."""
-        self._check(other)
+        self.check_beside(other)
         return self._combined(self.vector + other.vector, other, f"{self.name} + {other.name}")
 
     def __sub__(self, other: Direction) -> Direction:
         """Return the difference of two directions at one hook point."""
-        self._check(other)
+        self.check_beside(other)
         return self._combined(self.vector - other.vector, other, f"{self.name} - {other.name}")
 
     def __mul__(self, factor: float) -> Direction:

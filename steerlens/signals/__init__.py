@@ -1,0 +1,31 @@
+"""When and how much: gates and coefficients are one type, a signal."""
+
+from steerlens.signals.coefficients import OfStream as OfStream
+from steerlens.signals.coefficients import Value as Value
+from steerlens.signals.coefficients import fixed as fixed
+from steerlens.signals.coefficients import of_stream as of_stream
+from steerlens.signals.coefficients import signal as signal
+from steerlens.signals.coefficients import within as within
+from steerlens.signals.course import Decay as Decay
+from steerlens.signals.course import Hysteresis as Hysteresis
+from steerlens.signals.course import Latch as Latch
+from steerlens.signals.course import OfPrompt as OfPrompt
+from steerlens.signals.course import Steps as Steps
+from steerlens.signals.gates import Cosine as Cosine
+from steerlens.signals.gates import Probe as Probe
+from steerlens.signals.gates import Projection as Projection
+from steerlens.signals.gates import Relu as Relu
+from steerlens.signals.signal import At as At
+from steerlens.signals.signal import Combining as Combining
+from steerlens.signals.signal import Constant as Constant
+from steerlens.signals.signal import Function as Function
+from steerlens.signals.signal import Inverse as Inverse
+from steerlens.signals.signal import Memory as Memory
+from steerlens.signals.signal import Moment as Moment
+from steerlens.signals.signal import Product as Product
+from steerlens.signals.signal import Rows as Rows
+from steerlens.signals.signal import Signal as Signal
+from steerlens.signals.signal import Threshold as Threshold
+from steerlens.signals.signal import hook_points as hook_points
+from steerlens.signals.signal import inverse as inverse
+from steerlens.signals.signal import product as product

@@ -1,0 +1,87 @@
+"""Coefficients: what a number, values a row or a function stands for, and shares of the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.cards import number
+from steerlens.errors import BadInputError
+from steerlens.signals.signal import Combining, Constant, Function, Moment, Rows, Signal
+
+Value = int | float | Sequence[float] | Tensor | Signal | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class OfStream(Combining):
+    """A share of the norm of the activation that is written, token by token."""
+
+    share: float
+
+    def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
+        """Return the share times each token's norm (over all heads, where there are any)."""
+        norm: Tensor = moment.written.to(moment.x.dtype).flatten(2).norm(dim=-1)
+        return self.share * norm
+
+    def __repr__(self) -> str:
+        """Return `of_stream(0.1)`."""
+        return f"of_stream({number(self.share)})"
+
+
+def of_stream(share: float) -> Signal:
+    """Return the coefficient that makes an added direction a share of each token's own norm.
+
+    >>> of_stream(0.1)(Moment(torch.tensor([[[3.0, 4.0]]])))
+    tensor([[0.5000]])
+    """
+    if not isfinite(share):
+        raise BadInputError(f"A share of the stream is a finite number; got {share}.")
+    return OfStream(float(share))
+
+
+def signal(value: Value) -> Signal:
+    """Return the signal that a number, values a row, or a function stands for.
+
+    >>> signal(4), signal([1.0, -1.0])
+    (4, rows(1, -1))
+    """
+    if isinstance(value, int | float):
+        return _constant(float(value))
+    if isinstance(value, Combining):
+        return cast(Signal, value)
+    if callable(value) and not isinstance(value, Tensor):
+        return Function(cast(Callable[[Tensor], Tensor], value))
+    values = torch.as_tensor(value, dtype=torch.float32)
+    if values.ndim == 0:
+        return _constant(float(values))
+    if values.ndim != 1 or not torch.isfinite(values).all():
+        raise BadInputError(
+            f"Values a row are a list of finite numbers; got shape {tuple(values.shape)}."
+        )
+    return Rows(values)
+
+
+def _constant(value: float) -> Constant:
+    if not isfinite(value):
+        raise BadInputError(f"A coefficient or gate is a finite number; got {value}.")
+    return Constant(value)
+
+
+def fixed(signal: Signal) -> bool:
+    """Return whether a signal is known before any pass: a constant, or values a row."""
+    return isinstance(signal, Constant | Rows)
+
+
+def within(signal: Signal, low: float, high: float) -> bool:
+    """Return whether a fixed signal stays in a range; True where only a run can tell."""
+    if isinstance(signal, Constant):
+        return low <= signal.value <= high
+    if isinstance(signal, Rows):
+        return bool(((signal.values >= low) & (signal.values <= high)).all())
+    return True

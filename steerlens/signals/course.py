@@ -1,0 +1,176 @@
+"""Signals with a course: over generated steps, or with a state that a text carries along.
+
+A state is kept a row and a text, where passes over it end, so that a cached pass, a padded
+batch and a single long pass give the same values (law 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.cards import number
+from steerlens.errors import BadInputError
+from steerlens.positions import Mask, Window
+from steerlens.signals.signal import Combining, Moment, Signal, Values
+
+
+def steps(window: Window) -> Int[Tensor, "batch pos"]:
+    """Return the number of the new token that each position predicts; below 0 in the prompt.
+
+    The last prompt token is step 0: its output is the first new token.
+    """
+    return window.from_prompt_end() + 1
+
+
+@dataclass(frozen=True)
+class Decay(Combining):
+    """1 in the prompt, and half as much after every `half_life` new tokens."""
+
+    half_life: float
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on a half-life of 0 or less."""
+        if not self.half_life > 0:
+            raise BadInputError(f"A half-life is above 0 tokens; got {self.half_life}.")
+
+    def __call__(self, moment: Moment) -> Values:
+        """Return 0.5 ** (step / half_life)."""
+        later = steps(moment.placed).clamp_min(0).to(moment.x.dtype)
+        return torch.pow(0.5, later / self.half_life)
+
+    def __repr__(self) -> str:
+        """Return `decay(half_life=8)`."""
+        return f"decay(half_life={number(self.half_life)})"
+
+
+@dataclass(frozen=True)
+class Steps(Combining):
+    """1 from one generated step up to another, 0 elsewhere; step 0 is the last prompt token."""
+
+    start: int
+    stop: int | None = None
+
+    def __call__(self, moment: Moment) -> Values:
+        """Return zeros and ones."""
+        step = steps(moment.placed)
+        inside = (step >= self.start) & (step < (self.stop or torch.iinfo(step.dtype).max))
+        return inside.to(moment.x.dtype)
+
+    def __repr__(self) -> str:
+        """Return `steps(0, 8)`."""
+        return f"steps({self.start}, {'' if self.stop is None else self.stop})"
+
+
+@dataclass(frozen=True, eq=False)
+class Latch(Combining):
+    """The largest value of a gate so far in the row: once open, it stays as open."""
+
+    gate: Signal
+
+    def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
+        """Return the running maximum, pads and BOS left out."""
+        values = _each(self.gate, moment)
+        window = moment.placed
+        before = moment.memory.recall(self, window)
+        first = torch.zeros_like(values[:, :1]) if before is None else before[:, None]
+        whole = torch.cat([first, values.masked_fill(~_words(window), 0)], 1).cummax(1).values
+        moment.memory.keep(self, window, whole[:, -1])
+        return whole[:, 1:]
+
+    def __repr__(self) -> str:
+        """Return `latch(gate)`."""
+        return f"latch({self.gate!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class Hysteresis(Combining):
+    """Opens where a score rises above one bound, shuts where it falls below a lower one."""
+
+    score: Signal
+    opens: float
+    shuts: float
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError where the bounds are the wrong way round."""
+        if self.shuts > self.opens:
+            raise BadInputError(
+                f"It opens above {self.opens} and shuts below {self.shuts}: in between it would "
+                "do both. Give the lower bound for shutting."
+            )
+
+    def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
+        """Return 1 while open and 0 while shut; it begins shut."""
+        score, window = _each(self.score, moment), moment.placed
+        event = (score > self.opens).int() - (score < self.shuts).int()
+        event = event.masked_fill(~_words(window), 0)
+        before = moment.memory.recall(self, window)
+        first = torch.full_like(event[:, :1], -1) if before is None else before[:, None]
+        events = torch.cat([first, event], 1)
+        column = torch.arange(events.shape[1], device=events.device).expand_as(events)
+        latest = torch.where(events != 0, column, 0).cummax(1).values
+        state = events.gather(1, latest)
+        moment.memory.keep(self, window, state[:, -1])
+        return (state[:, 1:] > 0).to(moment.x.dtype)
+
+    def __repr__(self) -> str:
+        """Return score and bounds."""
+        return f"hysteresis({self.score!r}, {number(self.opens)}, {number(self.shuts)})"
+
+
+@dataclass(frozen=True, eq=False)
+class OfPrompt(Combining):
+    """A signal of the prompt as one vector, held for the rest of the row.
+
+    The vector is the mean over the prompt's tokens (BOS left out) or its last token.
+    """
+
+    signal: Signal
+    pool: Literal["mean", "last"] = "mean"
+
+    def __call__(self, moment: Moment) -> Float[Tensor, "batch 1"]:
+        """Return one value a row. Raises BadInputError on a prompt that comes in pieces."""
+        window = moment.placed
+        held = moment.memory.recall(self, window)
+        if held is None:
+            pooled = Moment(_pooled(moment.x, window, self.pool)[:, None], elsewhere=None)
+            held = self.signal(pooled)[:, 0]
+        moment.memory.keep(self, window, held)
+        return held[:, None]
+
+    def __repr__(self) -> str:
+        """Return `of_prompt(signal)`."""
+        return f"of_prompt({self.signal!r}, {self.pool!r})"
+
+
+def _each(signal: Signal, moment: Moment) -> Float[Tensor, "batch pos"]:
+    return signal(moment).expand(moment.x.shape[:2])
+
+
+def _words(window: Window) -> Mask:
+    """The tokens of a text: no pads, and no BOS, which is far from all others."""
+    return window.real & ~window.bos
+
+
+def _pooled(
+    x: Float[Tensor, "batch pos *unit"], window: Window, pool: str
+) -> Float[Tensor, "batch *unit"]:
+    """The prompt's vector, a row each."""
+    place = window.from_prompt_end()
+    if bool((place.max(1).values < -1).any()):
+        raise BadInputError(
+            "A signal of the whole prompt needs the prompt in one pass, and this pass ends before "
+            "the prompt does. Run the prompt at once."
+        )
+    if pool == "last":
+        weight = (place == -1) & window.real
+    else:
+        words = (place < 0) & _words(window)
+        weight = torch.where(words.any(1, keepdim=True), words, (place < 0) & window.real)
+    share = weight.to(x.dtype) / weight.sum(1, keepdim=True)
+    share = share.reshape(*share.shape, *[1] * (x.ndim - 2))
+    return torch.where(share > 0, share * x, 0).sum(1)

@@ -1,0 +1,132 @@
+"""Rotations in a plane: by an angle, and to an angle. Both keep every norm.
+
+Source: angular steering (arXiv 2510.26243), with the change in closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import pi
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.basis import orthonormal_factor
+from steerlens.cards import number
+from steerlens.directions import Direction
+from steerlens.errors import BadInputError
+from steerlens.positions import Window
+from steerlens.transforms.transform import Linear, Scaled
+
+
+class Planar(Linear):
+    """The plane of two directions: the first axis is the first one, the second lies on its left."""
+
+    first: Direction
+    second: Direction
+    plane: Tensor | None
+
+    @property
+    def hook_name(self) -> str:
+        """The hook point of the first direction."""
+        return self.first.hook_name
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        """The shape of an activation there."""
+        return tuple(self.first.vector.shape)
+
+    def _keep_plane(self) -> None:
+        if self.plane is not None:
+            return
+        self.first.check_beside(self.second)
+        flat = torch.stack([self.first.vector, self.second.vector]).flatten(1)
+        axes = orthonormal_factor(flat)
+        if len(axes) < 2:
+            raise BadInputError(
+                f"{self.first.name!r} and {self.second.name!r} are parallel: they span no plane "
+                "to rotate in."
+            )
+        object.__setattr__(self, "plane", axes.reshape(2, *self.unit_shape))
+
+    def _coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Components along the two axes, over heads too."""
+        assert self.plane is not None
+        a, b = (x.flatten(2) @ self.plane.flatten(1).T).unbind(-1)
+        shape = (*a.shape, *[1] * (x.ndim - 2))
+        return a.reshape(shape), b.reshape(shape)
+
+    def _turned(self, x: Tensor, angle: Tensor) -> Tensor:
+        """What turning by an angle (radians, from the first axis to the second) adds.
+
+        cos θ - 1 is taken as -2 sin²(θ/2), so that a small turn does not drown in rounding.
+        """
+        assert self.plane is not None
+        a, b = self._coordinates(x)
+        sine, less = torch.sin(angle), -2 * torch.sin(angle / 2) ** 2
+        one, other = self.plane
+        change: Tensor = (less * a - sine * b) * one + (sine * a + less * b) * other
+        return change
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rotate(Planar):
+    """Turns activations in the plane of two directions; the strength is the angle in radians.
+
+    >>> e = torch.eye(2)
+    >>> right, up = (Direction("blocks.0.hook_resid_post", v) for v in e)
+    >>> turn = Rotate(right, up).change(torch.tensor([[[2.0, 0.0]]]), torch.tensor(pi / 2))
+    >>> (torch.tensor([[[2.0, 0.0]]]) + turn).round()
+    tensor([[[-0., 2.]]])
+    """
+
+    first: Direction
+    second: Direction
+    plane: Tensor | None = None
+    scales: ClassVar[Scaled] = "angle"
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on parallel directions."""
+        self._keep_plane()
+
+    def change(
+        self, x: Tensor, strength: Float[Tensor, "..."], window: Window | None = None
+    ) -> Float[Tensor, "..."]:
+        """Return what the turn adds."""
+        return self._turned(x, strength)
+
+    def __repr__(self) -> str:
+        """Return `rotate('a' to 'b')`."""
+        return f"rotate({self.first.name!r} to {self.second.name!r})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RotateTo(Planar):
+    """Turns the part in the plane to an angle from the first direction; the strength is a share.
+
+    The shorter way round. An activation without a part in the plane stays as it is.
+    """
+
+    first: Direction
+    second: Direction
+    angle: float = 0.0
+    plane: Tensor | None = None
+    scales: ClassVar[Scaled] = "share"
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on parallel directions."""
+        self._keep_plane()
+
+    def change(
+        self, x: Tensor, strength: Float[Tensor, "..."], window: Window | None = None
+    ) -> Float[Tensor, "..."]:
+        """Return what the turn adds."""
+        a, b = self._coordinates(x)
+        left = torch.remainder(self.angle - torch.atan2(b, a) + pi, 2 * pi) - pi
+        return self._turned(x, strength * left)
+
+    def __repr__(self) -> str:
+        """Return `rotate_to(angle, 'a' to 'b')`."""
+        return f"rotate_to({number(self.angle)}, {self.first.name!r} to {self.second.name!r})"

@@ -1,0 +1,130 @@
+"""The verbs that make steerings: add, ablate, and steer by any transform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from steerlens.basis import Basis
+from steerlens.directions import Direction, Directions
+from steerlens.errors import BadInputError
+from steerlens.host import layer_of
+from steerlens.interventions import Group, Intervention
+from steerlens.positions import Positions, selector
+from steerlens.signals import OfStream, Signal, Value, signal
+from steerlens.steering import Steering
+from steerlens.transforms import Ablate, Add, Transform
+
+Coeff = Value | Mapping[int, Value]
+"""A signal, or one a layer."""
+
+
+def add(
+    direction: Direction | Directions | Sequence[Direction],
+    coeff: Coeff = 1.0,
+    *,
+    positions: Positions = "everywhere",
+    gate: Value = 1.0,
+) -> Steering:
+    """Return the steering that adds `coeff` times a direction at its hook point.
+
+    Several directions are added each at its own. `coeff` multiplies the vector as it is: a
+    number, one a row of the batch, one a layer as {layer: number}, a function of what is read,
+    or `of_stream(0.1)` for a tenth of each token's own norm. Source: ActAdd (arXiv 2308.10248),
+    CAA (arXiv 2312.06681). Cost: one addition a token.
+
+    >>> add(directions["resid_post", 2], coeff=4, positions="predicting")
+    Steering(4 * add('direction') @ blocks.2.hook_resid_post[predicting])
+    """
+    if isinstance(coeff, OfStream):
+        transforms = [Add(each.unit(), name=each.name) for each in _listed(direction)]
+    else:
+        transforms = [Add(each) for each in _listed(direction)]
+    return _steering(transforms, coeff, positions, gate)
+
+
+def ablate(
+    direction: Direction | Directions | Sequence[Direction] | Basis,
+    coeff: Coeff = 1.0,
+    *,
+    positions: Positions = "everywhere",
+    gate: Value = 1.0,
+) -> Steering:
+    """Return the steering that removes the component along a direction at its hook point.
+
+    With a basis, the component in its span. `coeff` is the share removed, 0 to 1; the length
+    and sign of the vectors play no part. At heads each head's own part is removed. Source:
+    directional ablation (arXiv 2406.11717). Cost: one projection a token.
+
+    >>> ablate(directions["resid_post", 2])
+    Steering(1 * ablate('direction') @ blocks.2.hook_resid_post[everywhere])
+    """
+    parts = direction.parts() if isinstance(direction, Basis) else _listed(direction)
+    return _steering([Ablate(each) for each in parts], coeff, positions, gate)
+
+
+def steer(
+    transform: Transform | Sequence[Transform],
+    hook_name: str | None = None,
+    coeff: Coeff = 1.0,
+    *,
+    positions: Positions = "everywhere",
+    gate: Value = 1.0,
+    reads: str | None = None,
+) -> Steering:
+    """Return the steering by any transform of `steerlens.transforms`.
+
+    A transform made from a direction knows its hook point; others need `hook_name`. With
+    `reads`, the transform and its signals look at another hook point, earlier in the pass.
+    Raises BadInputError where no hook point is known.
+
+    >>> from steerlens.transforms import Clamp
+    >>> steer(Clamp(directions["resid_post", 2], high=1.5), positions="generated")
+    Steering(1 * clamp('direction', ..1.5) @ blocks.2.hook_resid_post[generated])
+    """
+    each = list(transform) if isinstance(transform, Sequence) else [transform]
+    return _steering(each, coeff, positions, gate, hook_name, reads)
+
+
+def _steering(
+    transforms: Sequence[Transform],
+    coeff: Coeff,
+    positions: Positions,
+    gate: Value,
+    hook_name: str | None = None,
+    reads: str | None = None,
+) -> Steering:
+    where, when = selector(positions), signal(gate)
+
+    def one(transform: Transform) -> Intervention:
+        place = hook_name or transform.hook_name
+        if place is None:
+            raise BadInputError(f"{transform!r} knows no hook point: give hook_name=...")
+        return Intervention(place, transform, where, _at_layer(coeff, place), when, reads)
+
+    parts = tuple(one(transform) for transform in transforms)
+    return Steering(parts[0] if len(parts) == 1 else Group(parts))
+
+
+def _at_layer(coeff: Coeff, hook_name: str) -> Signal:
+    """The coefficient of one layer, where there is one a layer."""
+    if not isinstance(coeff, Mapping):
+        return signal(coeff)
+    layer = layer_of(hook_name)
+    if layer is None or layer not in coeff:
+        raise BadInputError(
+            f"No coefficient is given for {hook_name!r}: there are some for layers "
+            f"{', '.join(map(str, coeff))}."
+        )
+    return signal(coeff[layer])
+
+
+def _listed(directions: Direction | Directions | Sequence[Direction]) -> list[Direction]:
+    if isinstance(directions, Direction):
+        return [directions]
+    listed = list(directions.values() if isinstance(directions, Directions) else directions)
+    if not listed or not all(isinstance(each, Direction) for each in listed):
+        raise BadInputError(
+            f"Give a Direction, Directions or a list of them; got {type(directions).__name__}. A "
+            "vector becomes one by Direction(hook_name, vector)."
+        )
+    return listed
