@@ -38,7 +38,7 @@ class Steering:
     A steering holds no model and no state: the same value steers any model that it fits, as
     often as wanted, and leaves nothing behind.
 
-    >>> steering = add(directions["resid_post", 2], coeff=4, positions="predicting")
+    >>> steering = sl.add(directions["resid_post", 2], coeff=4, positions="predicting")
     >>> with steering.on(model):
     ...     text = model.generate("Once upon a time", max_new_tokens=8, verbose=False)
     """
@@ -64,7 +64,7 @@ class Steering:
         only positions by absolute index can be told. Raises BadInputError where a selector
         needs tokens or prompt lengths that are not given, when the hook runs.
 
-        >>> hooks = add(directions["resid_post", 2]).fwd_hooks(model, tokens="A good day")
+        >>> hooks = sl.add(directions["resid_post", 2]).fwd_hooks(model, tokens="A good day")
         >>> logits = model.run_with_hooks("A good day", fwd_hooks=hooks)
         """
         check_writable(self.expression, model)
@@ -123,7 +123,7 @@ class Steering:
     def layers(self, *layers: int) -> Steering:
         """Return what it does at some layers alone. Raises BadInputError where it does nothing.
 
-        >>> add(directions).layers(1, 2).interventions[0].hook_name
+        >>> sl.add(directions).layers(1, 2).interventions[0].hook_name
         'blocks.1.hook_resid_post'
         """
         kept = only(self.expression, lambda leaf: layer_of(leaf.hook_name) in layers)

@@ -78,8 +78,8 @@ class Rotate(Planar):
     >>> e = torch.eye(2)
     >>> right, up = (Direction("blocks.0.hook_resid_post", v) for v in e)
     >>> turn = Rotate(right, up).change(torch.tensor([[[2.0, 0.0]]]), torch.tensor(pi / 2))
-    >>> (torch.tensor([[[2.0, 0.0]]]) + turn).round()
-    tensor([[[-0., 2.]]])
+    >>> turn.round()
+    tensor([[[-2.,  2.]]])
     """
 
     first: Direction
