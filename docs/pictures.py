@@ -53,6 +53,38 @@ def first_cell() -> views.View:
     return views.tokens(trace)
 
 
+def transforms() -> None:
+    """Arrows from activations of a plane to where six transforms take them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    place = "blocks.0.hook_resid_post"
+    right, up = (sl.Direction(place, vector) for vector in torch.eye(2))
+    along = sl.Direction(place, torch.tensor([0.8, 0.6]))
+    panels: list[tuple[str, Any, float]] = [
+        ("add", sl.transforms.Add(along), 0.6),
+        ("ablate", sl.transforms.Ablate(along), 1.0),
+        ("clamp to -0.5 .. 0.5", sl.transforms.Clamp(along, -0.5, 0.5), 1.0),
+        ("rotate by 0.5", sl.transforms.Rotate(right, up), 0.5),
+        ("rotate to 0.64", sl.transforms.RotateTo(right, up, 0.64), 1.0),
+        ("keep_norm(add)", sl.transforms.KeepNorm(sl.transforms.Add(along)), 0.6),
+    ]
+    ticks = torch.linspace(-1.5, 1.5, 8)
+    x = torch.cartesian_prod(ticks, ticks)[None]
+    figure, axes = pyplot.subplots(2, 3, figsize=(9, 6.2), constrained_layout=True)
+    for axis, (title, transform, strength) in zip(axes.flat, panels, strict=True):
+        change = transform.change(x, torch.tensor(strength)).expand_as(x)[0]
+        axis.quiver(*x[0].T, *change.T, angles="xy", scale_units="xy", scale=1, color="#0072b2")
+        axis.plot([0, 0.8], [0, 0.6], color="#d55e00", linewidth=3)
+        axis.set(title=title, aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
+        axis.tick_params(labelsize=7)
+    IMAGES.mkdir(exist_ok=True)
+    figure.savefig(IMAGES / "transforms.png", dpi=110)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    transforms()
     photograph(first_cell(), "tokens.png", 900, 330)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError, HookError
 from steerlens.host import Host, token_id
-from steerlens.positions import Mask, Selector, Window
+from steerlens.positions import Mask, Selector, Window, padding
 
 
 @dataclass
@@ -124,6 +124,7 @@ class Clock:
             start=past,
             history=self._tokens,
             cache=self._cache,
+            history_real=self._real,
         )
         self._masks = {}
         self.serial += 1
@@ -198,25 +199,6 @@ class Clock:
             yield
         finally:
             self.generation = outer
-
-
-def padding(
-    tokens: Int[Tensor, "batch pos"], pad: int | None, bos: int | None
-) -> Bool[Tensor, "batch pos"]:
-    """Return True at the runs of pad ids that open or close each row.
-
-    Where BOS is the pad id, the last of the opening run is BOS. A real final token that is
-    the pad id (an EOS used as padding) reads as padding: pass an attention mask to tell them
-    apart.
-    """
-    if pad is None:
-        return torch.zeros_like(tokens, dtype=torch.bool)
-    is_pad = tokens == pad
-    opening = is_pad.int().cumprod(1).bool()
-    if pad == bos:
-        opening = opening & torch.cat([opening[:, 1:], torch.zeros_like(opening[:, :1])], 1)
-    closing = is_pad.flip(1).int().cumprod(1).flip(1).bool()
-    return opening | closing
 
 
 def _appended(before: Tensor | None, tokens: Tensor | None, total: int) -> Tensor | None:

@@ -149,7 +149,7 @@ class Session:
         result = scaled(moment, values, self._transform(leaf, h))
         self._note_opening(leaf, found.gate)
         if self.trace is not None:
-            self.trace.record(self.clock, self._number[id(leaf)], found, result, h)
+            self.trace.record(self.clock, self._number[id(leaf)], mask, found, result, h)
         return result, values != 0
 
     def _note_opening(self, leaf: Intervention, gate: Tensor) -> None:

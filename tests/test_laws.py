@@ -133,7 +133,7 @@ def test_law_2_pads_are_never_written(architecture: str, host: str) -> None:
         assert (text.strength[:, ~mask.bool()] == 0).all()
         assert (text.change_norm[:, ~mask.bool()] == 0).all()
         for number, leaf in enumerate(case.leaves):
-            if leaf.gate == "read":
+            if isinstance(leaf.gate, str) or leaf.stream:
                 continue
             for i in range(len(case.rows)):
                 row = case.row(i)
@@ -193,7 +193,7 @@ def test_law_3_ablating(architecture: str, host: str) -> None:
     model = tiny(architecture, host)
 
     def law(case: Case) -> None:
-        leaf = replace(case.leaves[0], kind="ablate", coeff=(1.0,), gate=1.0)
+        leaf = replace(case.leaves[0], kind="ablate", coeff=(1.0,), gate=1.0, stream=False)
         direction = leaf.direction(architecture)
         once = sl.ablate(direction, positions=leaf.selector())
         added = sl.add(direction, 3, positions=leaf.selector())
@@ -251,6 +251,8 @@ def test_law_4_bfloat16_is_as_close_as_the_unsteered_model(architecture: str, ho
     wide, narrow = tiny(architecture, host), tiny(architecture, host, torch.bfloat16)
 
     def law(case: Case) -> None:
+        if any(leaf.gate == "hysteresis" for leaf in case.leaves):
+            return  # DESIGN section 5: in bfloat16 the law is on continuous parts
         tokens, mask = case.batch
         real = mask.bool()
         own = forward(narrow, tokens, mask).float() - forward(wide, tokens, mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -49,6 +50,14 @@ def shown(where: Any, **changes: Any) -> list[str]:
         (slice(1, -1), ["..x..", ".x..."]),
         (ps.first(1), ["..x..", "x...."]),
         (ps.first(2), ["..xx.", "xx..."]),
+        (ps.last(1), ["...x.", "..x.."]),
+        (ps.last(2), ["..xx.", ".xx.."]),
+        (ps.last(3), ["..xx.", "xxx.."]),
+        (ps.first(1) | "generated", ["..x.x", "x..xx"]),
+        ("prompt" & ~ps.first(1), ["...x.", ".xx.."]),
+        (0 | ps.last(1), [".x.x.", "x.x.."]),
+        (~ps.first(1), ["...xx", ".xxxx"]),
+        (~ps.index(0), ["..xxx", ".xxxx"]),
         (ps.span(3, None), ["....x", "...xx"]),
         (ps.matching(6, 9), ["...x.", ".x..x"]),
         (ps.matching("good"), [".....", "....."]),
@@ -56,8 +65,6 @@ def shown(where: Any, **changes: Any) -> list[str]:
     ],
 )
 def test_what_is_picked(where: Any, wanted: list[str]) -> None:
-    if where == ps.matching("bad", "w0"):
-        assert ps._token_ids(tiny("llama", "bridge"), "bad") == [5]
     assert shown(where) == wanted
 
 
@@ -72,6 +79,9 @@ def test_trap_19_bos_only_where_it_is_all_there_is() -> None:
     assert shown("predicting", **alone) == ["xx"]
     assert shown("prompt", **alone) == [".."]
     assert shown("everywhere", **alone) == [".x"]
+    assert shown(ps.last(1), **alone) == [".."]
+    assert shown(~ps.index(1), **alone) == [".."]
+    assert shown(ps.index(0) | ps.index(1), **alone) == ["xx"]
 
 
 def test_names_and_reprs() -> None:
@@ -81,14 +91,37 @@ def test_names_and_reprs() -> None:
         "matching(3, 'a')",
     ]  # fmt: skip
     assert ps.index(-1) == ps.last_prompt_token
+    assert ps.selector(ps.first) != ps.first  # any function of a window is a selector
+    assert repr(ps.selector(ps.first)) == "first"
     with pytest.raises(UnknownNameError, match=r"called 'predictin'\. Nearest: 'predicting'"):
         ps.selector("predictin")
+
+
+@pytest.mark.parametrize(
+    ("formula", "wanted"),
+    [
+        (ps.prompt & ~ps.first(3), "prompt & ~first(3)"),
+        ((ps.first(3) | "generated") & ~ps.index(5), "(first(3) | generated) & ~index(5)"),
+        (~(ps.prompt & 1), "~(prompt & index(1))"),
+        (ps.first(1) | ps.last(2) | "generated", "first(1) | last(2) | generated"),
+        (ps.first(1) | ps.prompt & ps.last(2), "first(1) | (prompt & last(2))"),
+        (slice(1, 3) | ~ps.after("so"), "span(1, 3) | ~after('so')"),
+        (ps.between("(", re.compile(r"\)")) & ps.role("user"),
+         "between('(', re.compile('\\\\)')) & role('user')"),
+    ],
+)  # fmt: skip
+def test_formulas_read_as_they_are_written(formula: Any, wanted: str) -> None:
+    assert repr(formula) == wanted
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: ps.first(0), "n of 1 or more"),
+        (lambda: ps.last(0), "n of 1 or more"),
+        (lambda: ps.after(""), "empty text"),
+        (lambda: ps.between("a", re.compile("")), "empty text"),
+        (lambda: ps.matching(re.compile(b"a")), "a string or a regular expression"),
         (lambda: ps.span(3, 3), "is empty"),
         (lambda: ps.span(-1, -3), "is empty"),
         (lambda: ps.selector(slice(0, 4, 2)), "no step"),
@@ -103,14 +136,19 @@ def test_refusals(make: Any, says: str) -> None:
 def test_what_selectors_need() -> None:
     untold = dict(tokens=None, opens_with_bos=None, prompt_lengths=None)
     assert shown(2, **untold) == ["...x.", "..x.."]
-    for where in ("everywhere", ps.first(1), ps.matching(3)):
+    textual = (ps.matching("good bad"), ps.after("good"), ps.between("good", "bad"))
+    for where in ("everywhere", ps.first(1), ~ps.index(1), ps.matching(3), *textual):
         with pytest.raises(BadInputError, match=r"fwd_hooks\(model, tokens="):
             shown(where, **untold)
-    for where in ("predicting", "generated", -2):
+    for where in ("predicting", "generated", -2, ps.last(2), 1 | ps.prompt):
         with pytest.raises(BadInputError, match=r"where the prompt ends.*Give prompt_lengths"):
             shown(where, prompt_lengths=None)
 
 
-def test_a_word_of_several_tokens_is_refused() -> None:
-    with pytest.raises(BadInputError, match="splits 'good bad' into several tokens"):
-        shown(ps.matching("good bad"))
+def test_the_last_token_is_not_known() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"'last'.*nobody knows.*'last_prompt_token'"
+    ) as told:
+        ps.selector("last")
+    assert "last(n)" in str(told.value)
+    assert "'predicting'" in str(told.value)

@@ -1,4 +1,4 @@
-"""Signals: numbers, rows, functions; products fold where both are fixed."""
+"""Signals: numbers, rows, functions, gates, courses; products fold where both are fixed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,62 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
+from steerlens import Basis, Direction, of_stream
 from steerlens.errors import BadInputError
-from steerlens.signals import Constant, Moment, Product, Rows, fixed, product, signal, within
+from steerlens.positions import Window
+from steerlens.signals import (
+    Combining,
+    Constant,
+    Cosine,
+    Decay,
+    Function,
+    Hysteresis,
+    Latch,
+    Memory,
+    Moment,
+    OfPrompt,
+    Probe,
+    Product,
+    Projection,
+    Relu,
+    Rows,
+    Signal,
+    Steps,
+    fixed,
+    hook_points,
+    product,
+    signal,
+    within,
+)
 
 X = Moment(torch.zeros(2, 3, 4))
+NAME = "blocks.0.hook_resid_post"
+D = Direction(NAME, torch.tensor([3.0, 0.0, 4.0, 0.0]), name="d")
+LAW = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 def read(x: Tensor) -> Tensor:
     return x.sum(-1) + 2
+
+
+def moment(
+    x: Tensor, prompt: int, memory: Memory | None = None, start: int = 0, pads: int = 0
+) -> Moment:
+    """A pass over some columns of a batch of one row, BOS at its first real token."""
+    index = torch.arange(start, start + x.shape[1])[None] - pads
+    window = Window(
+        index=index.clamp_min(-1),
+        tokens=None,
+        opens_with_bos=torch.tensor([True]),
+        prompt_lengths=torch.tensor([prompt]),
+        model=None,  # type: ignore[arg-type]
+        start=start,
+    )
+    return Moment(x, window, memory=memory or Memory())
 
 
 def test_values() -> None:
@@ -25,6 +71,8 @@ def test_values() -> None:
     assert signal(torch.tensor([1, 2]))(X).tolist() == [[1], [2]]
     assert signal(read)(X).shape == (2, 3)
     assert signal(0.5)(Moment(X.x.double())).dtype == torch.float64
+    assert isinstance(signal(read), Signal)
+    assert signal(signal(read)) == Function(read)
 
 
 def test_products_fold() -> None:
@@ -58,7 +106,127 @@ def test_rows_of_another_batch() -> None:
         signal([1.0, 2.0, 3.0])(X)
 
 
-def test_reprs() -> None:
+def test_reprs_read_like_the_formula() -> None:
     assert repr(signal(0.12345)) == "0.123"
     assert repr(signal([1.0] * 9)) == "rows(9 values)"
     assert repr(product(signal([1.0, 2.0]), signal([1.0, 2.0]))) == "rows(1, 2) * rows(1, 2)"
+    gate = (Cosine(D) > 0.2) & ~Probe(D)
+    assert repr(gate) == "(cosine('d') > 0.2) * ~probe('d')"
+    assert repr(Latch(Relu(Projection(D), 1.0))) == "latch(relu(projection('d') - 1))"
+    assert repr(Probe(D).at("blocks.1.hook_resid_pre")).endswith(".at('blocks.1.hook_resid_pre')")
+    assert repr(of_stream(0.1)) == "of_stream(0.1)"
+    assert repr(Decay(8)) == "decay(half_life=8)"
+
+
+@LAW
+@given(st.integers(0, 9999), st.floats(-2, 2))
+def test_gates_by_hand(seed: int, bias: float) -> None:
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(seed)).double()
+    here, v = Moment(x), D.vector.double()
+    dot = x @ v
+    torch.testing.assert_close(Probe(D, bias)(here), torch.sigmoid(dot + bias))
+    torch.testing.assert_close(Projection(D)(here), dot / 5, atol=1e-6, rtol=0)
+    cosine = dot / 5 / x.norm(dim=-1)
+    torch.testing.assert_close(Cosine(D)(here), cosine, atol=1e-6, rtol=0)
+    torch.testing.assert_close(Relu(Cosine(D), 0.1, 2.0)(here), (2 * (cosine - 0.1)).clamp_min(0))
+    assert (Cosine(D) > 0.2)(here).tolist() == (Cosine(D)(here) > 0.2).double().tolist()
+    assert (Cosine(D) < 0.2)(here).tolist() == (Cosine(D)(here) < 0.2).double().tolist()
+    whole = Basis({NAME: torch.eye(4)}, "abcd")
+    torch.testing.assert_close(Cosine(whole)(here), torch.ones(2, 3).double())
+    line = Basis({NAME: torch.stack([D.vector, 2 * D.vector])}, "ab")
+    torch.testing.assert_close(Cosine(line)(here), cosine.abs(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(of_stream(0.3)(here), 0.3 * x.norm(dim=-1))
+
+
+@LAW
+@given(st.integers(0, 9999))
+def test_soft_gates_obey_de_morgan(seed: int) -> None:
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(seed)).double()
+    a, b, here = Probe(D), Probe(-1 * D, 0.4), Moment(x)
+    either, both = (a | b)(here), (a & b)(here)
+    torch.testing.assert_close(both, a(here) * b(here))
+    torch.testing.assert_close(either, (~(~a & ~b))(here))
+    torch.testing.assert_close(either + both, a(here) + b(here))
+    assert ~~a is a
+    assert ((either >= 0) & (either <= 1)).all()
+    assert (~signal(0.25))(here).item() == 0.75
+    assert (~signal([0.25, 1.0]))(here).tolist() == [[0.75], [0.0]]
+
+
+def test_only_signals_combine() -> None:
+    with pytest.raises(BadInputError, match="Only signals combine"):
+        Probe(D) & 0.5  # type: ignore[operator]
+    assert isinstance(Probe(D) & signal(0.5), Combining)
+
+
+@pytest.mark.parametrize("gate", ["latch", "hysteresis", "of_prompt", "of_last", "decay", "steps"])
+@LAW
+@given(
+    seed=st.integers(0, 9999),
+    prompt=st.integers(1, 4),
+    cut=st.integers(4, 8),
+    pads=st.integers(0, 3),
+)
+def test_law_2_courses_in_pieces_and_padded(
+    gate: str, seed: int, prompt: int, cut: int, pads: int
+) -> None:
+    """Cut anywhere after the prompt, or padded on the left: the same values."""
+    x = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(seed)).double()
+    made = {
+        "latch": Latch(Probe(D)),
+        "hysteresis": Hysteresis(Projection(D), 0.5, -0.5),
+        "of_prompt": OfPrompt(Probe(D)),
+        "of_last": OfPrompt(Probe(D), "last"),
+        "decay": Decay(2.0),
+        "steps": Steps(1, 3),
+    }[gate]
+    whole = made(moment(x, prompt)).expand(1, 9)
+    memory = Memory()
+    pieces = [
+        made(moment(part, prompt, memory, start)).expand(1, part.shape[1])
+        for part, start in ((x[:, :cut], 0), (x[:, cut:], cut))
+    ]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole)
+    again = made(moment(x[:, cut:], prompt, memory, cut)).expand(1, 9 - cut)
+    torch.testing.assert_close(again, whole[:, cut:], msg="a second continuation of one cache")
+    junk = torch.full((1, pads, 4), 1e9).double()
+    padded = made(moment(torch.cat([junk, x], 1), prompt, pads=pads)).expand(1, 9 + pads)
+    torch.testing.assert_close(padded[:, pads:], whole)
+
+
+def test_a_latch_stays_open_and_leaves_bos_out() -> None:
+    x = torch.tensor([9.0, 0, 1, 0, 0]).reshape(1, 5, 1)
+    gate = signal(lambda x: x[..., 0])
+    assert Latch(gate)(moment(x, 2)).tolist() == [[0, 0, 1, 1, 1]]
+    high = torch.tensor([9.0, 2, 0.5, -2, 0.5]).reshape(1, 5, 1)
+    assert Hysteresis(gate, 1, -1)(moment(high, 2)).tolist() == [[0, 1, 1, 0, 0]]
+
+
+def test_steps_count_new_tokens() -> None:
+    x = torch.zeros(1, 6, 1)
+    assert Steps(0, 2)(moment(x, 3)).tolist() == [[0, 0, 1, 1, 0, 0]]
+    assert Steps(1)(moment(x, 3)).tolist() == [[0, 0, 0, 1, 1, 1]]
+    assert Decay(1)(moment(x, 3)).tolist() == [[1, 1, 1, 0.5, 0.25, 0.125]]
+
+
+def test_what_a_course_cannot_know() -> None:
+    x = torch.zeros(1, 3, 4)
+    with pytest.raises(BadInputError, match="filled without it"):
+        Latch(Probe(D))(moment(x, 2, start=4))
+    with pytest.raises(BadInputError, match="needs the prompt in one pass"):
+        OfPrompt(Probe(D))(moment(x, 5))
+    with pytest.raises(BadInputError, match="where its tokens stand"):
+        Decay(2)(Moment(x))
+    with pytest.raises(BadInputError, match="above 0 tokens"):
+        Decay(0)
+    with pytest.raises(BadInputError, match="lower bound for shutting"):
+        Hysteresis(Probe(D), 0.1, 0.9)
+    with pytest.raises(BadInputError, match="Nothing reads"):
+        Probe(D).at(NAME)(Moment(x))
+
+
+def test_hook_points_are_found_wherever_they_stand() -> None:
+    a, b = "blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"
+    gate = Latch(Probe(D).at(a)) & ~(Relu(Cosine(D).at(b)) | Probe(D))
+    assert sorted(hook_points(gate)) == [a, b]
+    assert list(hook_points(Probe(D))) == []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.cards import card, interval, number, share
+from steerlens.directions.sae import decoder_rows
 from steerlens.errors import BadInputError
 from steerlens.host import layer_of
 from steerlens.statistics import Interval
@@ -75,6 +77,21 @@ class Direction:
             raise BadInputError(f"The vector of direction {self.name!r} is not finite.")
         own = self.vector.detach().float().cpu().clone()
         object.__setattr__(self, "vector", own)
+
+    @classmethod
+    def from_sae(cls, sae: Any, feature: int, hook_name: str | None = None) -> Direction:
+        """Return a feature's decoder row, at the hook point that the autoencoder names.
+
+        `sae` is any object with `W_dec` (features, d), as SAELens's; the length is the
+        decoder's own. Raises BadInputError on a feature or hook name that is not there.
+
+        >>> from types import SimpleNamespace
+        >>> sae = SimpleNamespace(W_dec=torch.eye(3))
+        >>> Direction.from_sae(sae, 2, "blocks.3.hook_resid_post")
+        Direction('feature 2', blocks.3.hook_resid_post, d=3, |v|=1)
+        """
+        rows, place = decoder_rows(sae, [feature], hook_name)
+        return cls(place, rows[0], name=f"feature {feature}", provenance={"matrix": "W_dec"})
 
     @property
     def layer(self) -> int | None:

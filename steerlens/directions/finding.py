@@ -13,8 +13,11 @@ from tqdm.auto import tqdm
 
 from steerlens.activations import Activations, collect
 from steerlens.contrast import Contrast
+from steerlens.directions.clipped import clipped_mean_difference
 from steerlens.directions.collection import Directions
 from steerlens.directions.direction import Direction, Quality
+from steerlens.directions.erasure import leace
+from steerlens.directions.lda import whitened
 from steerlens.directions.mean_difference import mean_difference
 from steerlens.directions.pca import pca
 from steerlens.directions.probe import probe
@@ -23,7 +26,14 @@ from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import HookNames, Host, provenance
 from steerlens.positions import Positions
 
-FINDERS: dict[str, Finder] = {"mean_difference": mean_difference, "pca": pca, "probe": probe}
+FINDERS: dict[str, Finder] = {
+    "mean_difference": mean_difference,
+    "clipped_mean_difference": clipped_mean_difference,
+    "pca": pca,
+    "probe": probe,
+    "whitened": whitened,
+    "leace": leace,
+}
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,15 @@ def find_directions(
 ) -> Directions:
     """Find the direction of a contrast at every hook point named, in one streamed pass.
 
-    `method` is "mean_difference" (CAA, arXiv 2312.06681), "pca" (of the pairs' differences,
-    RepE, arXiv 2310.01405), "probe" (logistic), or a function of (positive d), (negative d)
-    examples to a vector (d). The built-in ones return a vector as long as the distance of the
-    sides' means along it; the positive side always scores higher. `positions` are read as in
-    `collect`. With `quality` each direction carries its held-out AUC beside `placebos`
-    shuffled-label and random directions. A mean difference uses every item; the rest, and
-    quality, at most `max_examples` a side.
+    `method` is "mean_difference" (CAA, arXiv 2312.06681), "clipped_mean_difference" (each
+    item's massive entries clipped first), "pca" (of the pairs' differences, RepE, arXiv
+    2310.01405), "probe" (logistic), "whitened" (shrinkage LDA, to read with), "leace" (the
+    direction that LEACE erases, arXiv 2306.03819: the mean difference again), or a function
+    of (positive d), (negative d) examples to a vector (d). The built-in ones return a
+    vector as long as the distance of the sides' means along it; the positive side always
+    scores higher. `positions` are read as in `collect`. With `quality` each direction carries
+    its held-out AUC beside `placebos` shuffled-label and random directions. A mean difference
+    uses every item; the rest, and quality, at most `max_examples` a side.
 
     Raises UnknownNameError on an unknown method or hook point, BadInputError where the sides
     read the same. Cost: one forward pass an item up to the highest layer read, and

@@ -12,13 +12,14 @@ def probe(
 ) -> Float[Tensor, " d"]:
     """Return the weights of an L2 logistic regression, in the activations' own units.
 
-    Entries are standardised together (one scale for all, C = 1), so that the penalty does
-    not depend on the model's scale. Cost: one L-BFGS fit.
+    Entries are centred each and scaled together (C = 1), so that the penalty depends neither
+    on the model's scale nor on where its activations lie. Cost: one L-BFGS fit.
     """
     from sklearn.linear_model import LogisticRegression
 
     x = torch.cat([positive, negative])
-    centre, scale = x.mean(0), x.std().clamp_min(1e-12)
+    centre = x.mean(0)
+    scale = (x - centre).std().clamp_min(1e-12)
     labels = [1] * len(positive) + [0] * len(negative)
     fitted = LogisticRegression(C=1.0, max_iter=1000).fit(((x - centre) / scale).numpy(), labels)
     return torch.from_numpy(fitted.coef_[0] / float(scale)).float()

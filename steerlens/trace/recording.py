@@ -6,7 +6,7 @@ and moved to the CPU at the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,53 +18,14 @@ from steerlens.cards import card, count, share
 from steerlens.clock import Clock
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import layer_of, token_id
+from steerlens.host import token_id
 from steerlens.interventions import Intervention, Strength
 from steerlens.text import token_strings
+from steerlens.trace import advice, tables
+from steerlens.trace.texts import TracedText
 
 if TYPE_CHECKING:
     import pandas
-
-
-@dataclass(frozen=True)
-class TracedText:
-    """One text, or batch of texts, that passed while a trace was on."""
-
-    tokens: Int[Tensor, "batch pos"]
-    strings: tuple[tuple[str, ...], ...]
-    """The tokens as text, a row each."""
-    real: Bool[Tensor, "batch pos"]
-    """False at pads."""
-    prompt_lengths: Int[Tensor, " batch"]
-    """Real tokens of each row's prompt."""
-    coeff: Float[Tensor, "intervention batch pos"]
-    """The coefficient, wherever the positions are; NaN where nothing was recorded."""
-    gate: Float[Tensor, "intervention batch pos"]
-    """The gate; 0 where the positions pick nothing."""
-    change_norm: Float[Tensor, "intervention batch pos"]
-    """Norm of the change."""
-    stream_norm: Float[Tensor, "intervention batch pos"]
-    """Norm of the activation before it was changed."""
-    along: Float[Tensor, "intervention batch pos"]
-    """Component of the change along the intervention's direction; NaN where it has none."""
-    by_head: Mapping[int, Float[Tensor, "batch pos head"]]
-    """Norm of the change of each head, for interventions (by number) that write heads."""
-
-    @property
-    def strength(self) -> Float[Tensor, "intervention batch pos"]:
-        """Coefficient times gate; 0 where nothing was written, NaN where nothing was recorded."""
-        return torch.where(self.gate == 0, 0, self.coeff * self.gate)
-
-    @property
-    def share(self) -> Float[Tensor, "intervention batch pos"]:
-        """Norm of the change over the norm of the activation."""
-        return self.change_norm / self.stream_norm.clamp_min(1e-12)
-
-    @property
-    def generated(self) -> Bool[Tensor, "batch pos"]:
-        """True at tokens after the prompt."""
-        index = self.real.int().cumsum(1) - 1
-        return self.real & (index >= self.prompt_lengths[:, None])
 
 
 @dataclass
@@ -72,8 +33,10 @@ class _Record:
     start: int
     leaf: int
     values: Tensor
-    """Coefficient, gate, norms of change and stream, change along: (5, batch, pos)."""
+    """Positions picked, coefficient, gate, norms of change and stream, change along:
+    (6, batch, pos)."""
     by_head: Tensor | None
+    """Norms of each head's change and activation: (2, batch, pos, head)."""
 
 
 @dataclass
@@ -87,8 +50,9 @@ class _Draft:
 class Trace:
     """What a steering wrote, text by text; complete once its `with` block is left.
 
-    `trace.texts[0].share` has shape (intervention, batch, pos); `trace.frame()` is a tidy
-    table. Views draw it: `steerlens.views.tokens(trace)`.
+    `trace.texts[0].share` has shape (intervention, batch, pos), `trace.frame()` is a tidy table,
+    and `trace.warnings` says what stands in the steering's way. Views draw it:
+    `steerlens.views.tokens(trace)`.
     """
 
     def __init__(self, interventions: Sequence[Intervention], max_tokens: int = 50_000) -> None:
@@ -114,6 +78,7 @@ class Trace:
         self,
         clock: Clock,
         leaf: int,
+        picked: Bool[Tensor, "batch pos"],
         strength: Strength,
         change: Float[Tensor, "batch pos *unit"],
         h: Float[Tensor, "batch pos *unit"],
@@ -134,85 +99,98 @@ class Trace:
         draft.tokens, draft.real = clock.tokens, clock.real
         norms = change.flatten(2).norm(dim=-1), h.flatten(2).norm(dim=-1)
         along = _along(self.interventions[leaf], change)
-        columns = [strength.coeff, strength.gate, *norms, along]
+        columns = [picked, strength.coeff, strength.gate, *norms, along]
         values = torch.stack([column.float() for column in columns]).detach()
-        by_head = change.detach().norm(dim=-1) if change.ndim == 4 else None
+        each = [part.detach().norm(dim=-1) for part in (change, h)]
+        by_head = torch.stack(each) if change.ndim == 4 else None
         draft.records.append(_Record(clock.start, leaf, values, by_head))
 
     def finish(self, clock: Clock) -> None:
-        """Assemble the records and move them to the CPU."""
-        self._texts = tuple(self._assembled(draft, clock) for draft in self._drafts.values())
+        """Assemble the records and move them to the CPU, as plain tensors.
+
+        A host may generate under inference mode, whose tensors autograd refuses for good: what
+        is kept is copied outside of it.
+        """
+        with torch.inference_mode(False):
+            self._texts = tuple(self._assembled(draft, clock) for draft in self._drafts.values())
         self._drafts = {}
 
     def _assembled(self, draft: _Draft, clock: Clock) -> TracedText:
         rows, total = draft.tokens.shape
-        values = torch.full((5, len(self.interventions), rows, total), torch.nan)
+        values = torch.full((6, len(self.interventions), rows, total), torch.nan)
         by_head: dict[int, Tensor] = {}
         for record in draft.records:
             end = record.start + record.values.shape[2]
             values[:, record.leaf, :, record.start : end] = record.values.cpu()
             if record.by_head is not None:
-                heads = record.by_head.shape[2]
-                whole = by_head.setdefault(record.leaf, torch.full((rows, total, heads), torch.nan))
-                whole[:, record.start : end] = record.by_head.cpu()
+                heads = record.by_head.shape[3]
+                empty = torch.full((2, rows, total, heads), torch.nan)
+                whole = by_head.setdefault(record.leaf, empty)
+                whole[:, :, record.start : end] = record.by_head.cpu()
         tokens = draft.tokens.cpu().clone()
         return TracedText(
             tokens=tokens,
             strings=tuple(tuple(token_strings(clock.model, row)) for row in tokens),
             real=_without_fillers(tokens, draft, token_id(clock.model, "eos")),
             prompt_lengths=draft.prompt_lengths.cpu().clone(),
-            coeff=values[0],
-            gate=values[1],
-            change_norm=values[2],
-            stream_norm=values[3],
-            along=values[4],
-            by_head=by_head,
+            picked=values[0] == 1,
+            coeff=values[1],
+            gate=values[2],
+            change_norm=values[3],
+            stream_norm=values[4],
+            along=values[5],
+            by_head={leaf: norms[0] for leaf, norms in by_head.items()},
+            stream_by_head={leaf: norms[1] for leaf, norms in by_head.items()},
         )
 
     def frame(self) -> pandas.DataFrame:
-        """Return a tidy table: a line for each text, row, token and intervention."""
-        import pandas
+        """Return a tidy table: a line for each text, row, token and intervention.
 
-        lines = [
-            line for number, text in enumerate(self.texts) for line in self._lines(number, text)
-        ]
-        return pandas.DataFrame(lines)
+        Columns: `text`, `row`, `pos`, `token`, `generated`, `layer`, `hook_name`, `intervention`
+        (its formula), `coeff`, `gate`, `strength` (their product), `change_norm`, `stream_norm`,
+        `share` (of the stream that the change is) and `along` (the change along the direction).
+        Pads are left out. Raises BadInputError inside the `with` block.
 
-    def _lines(self, number: int, text: TracedText) -> list[dict[str, object]]:
-        return [
-            {
-                "text": number,
-                "row": row,
-                "pos": pos,
-                "token": text.strings[row][pos],
-                "generated": bool(text.generated[row, pos]),
-                "layer": layer_of(leaf.hook_name),
-                "hook_name": leaf.hook_name,
-                "intervention": repr(leaf),
-                "coeff": float(text.coeff[i, row, pos]),
-                "gate": float(text.gate[i, row, pos]),
-                "strength": float(text.strength[i, row, pos]),
-                "change_norm": float(text.change_norm[i, row, pos]),
-                "stream_norm": float(text.stream_norm[i, row, pos]),
-                "along": float(text.along[i, row, pos]),
-            }
-            for row, pos in text.real.nonzero().tolist()
-            for i, leaf in enumerate(self.interventions)
-        ]
+        >>> frame = trace.frame()
+        >>> frame[frame.strength != 0].groupby("intervention").share.mean().shape
+        (1,)
+        """
+        return tables.frame(self.interventions, self.texts)
+
+    def heads_frame(self) -> pandas.DataFrame:
+        """Return a tidy table of heads: a line for each token and head that is written.
+
+        The columns of `frame` up to `intervention`, then `head`, `change_norm`, `stream_norm`
+        and `share`, each of that head alone. A table of its own, since a head is a part of what
+        a line of `frame` tells: among those lines it would count every token twice in a sum or a
+        mean, and leave the columns of coefficient and gate to be repeated. Empty where nothing
+        writes heads. Raises BadInputError inside the `with` block.
+
+        >>> trace.heads_frame().empty
+        True
+        """
+        return tables.heads_frame(self.interventions, self.texts)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What stands in the steering's way, each with a remedy; empty where nothing does.
+
+        Raises BadInputError inside the `with` block.
+        """
+        return advice.warnings(self.interventions, self.texts)
 
     def summary(self) -> list[str]:
         """Return a line an intervention: how many tokens it wrote, and how strongly."""
         lines = []
         for i, leaf in enumerate(self.interventions):
-            strengths = torch.cat([text.strength[i][text.real] for text in self.texts])
-            written = (strengths != 0) & ~strengths.isnan()
+            written = torch.cat([text.written[i][text.real] for text in self.texts])
             shares = torch.cat([text.share[i][text.real] for text in self.texts])[written]
             strongly = f", {share(float(shares.mean()))} of the stream" if len(shares) else ""
             lines.append(f"{leaf!r}: wrote {int(written.sum())} of {len(written)} tokens{strongly}")
         return lines
 
     def __repr__(self) -> str:
-        """Return the summary of what was written."""
+        """Return the summary of what was written, and the warnings."""
         if self._texts is None:
             return "Trace(under way)"
         if not self._texts:
@@ -221,16 +199,20 @@ class Trace:
             f"; full after {self._kept} tokens, {self.dropped} dropped" if self.dropped else ""
         )
         head = f"Trace({count(len(self._texts), 'text')}{dropped})"
-        return "\n".join([head, *(f"  {line}" for line in self.summary())])
+        warned = (f"  ! {line}" for line in self.warnings)
+        return "\n".join([head, *(f"  {line}" for line in self.summary()), *warned])
 
     def _repr_html_(self) -> str:
         rows = {str(i): line for i, line in enumerate(self.summary())} if self._texts else {}
+        if self._texts:
+            rows |= {f"warning {i}": line for i, line in enumerate(self.warnings, 1)}
         return card(repr(self).splitlines()[0], rows)
 
 
 def _along(leaf: Intervention, change: Tensor) -> Float[Tensor, "batch pos"]:
     """Component of a change along its intervention's direction, over heads too."""
-    direction = getattr(leaf.transform, "along", None)
+    transform = getattr(leaf.transform, "inner", leaf.transform)
+    direction = getattr(transform, "along", None)
     if not isinstance(direction, Direction) or direction.vector.shape != change.shape[2:]:
         return torch.full(change.shape[:2], torch.nan, device=change.device)
     unit = (direction.vector / max(direction.norm, 1e-30)).to(change.device, change.dtype)
