@@ -110,7 +110,7 @@ def test_what_is_read_must_fit(host: str) -> None:
         with sl.steer(Ablate(direction()), "blocks.1.hook_attn_out", reads=heads).on(model):
             model(TOKENS)
     change = sl.steer(Function(torch.tanh), "blocks.1.hook_attn_out", reads=heads)
-    with pytest.raises(BadInputError, match="does not fit the activation"), change.on(model):
+    with pytest.raises(BadInputError, match="does not fit the strength"), change.on(model):
         model(TOKENS)
 
 
@@ -152,7 +152,7 @@ def test_a_coefficient_a_layer(host: str) -> None:
         logits = forward(model, TOKENS)
     with alone.on(model):
         torch.testing.assert_close(logits, forward(model, TOKENS))
-    with pytest.raises(BadInputError, match="No coefficient is given for 'blocks.2"):
+    with pytest.raises(BadInputError, match=r"No coefficient is given for 'blocks\.2"):
         sl.add(each, {0: 2.0})
     assert [leaf.hook_name for leaf in by_layer.layers(2).interventions] == [each[1].hook_name]
     with pytest.raises(BadInputError, match="Nothing is steered at layers"):

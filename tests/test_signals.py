@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import hosts, tiny
 from torch import Tensor
 
 from steerlens import Basis, Direction, of_stream
@@ -58,7 +59,7 @@ def moment(
         tokens=None,
         opens_with_bos=torch.tensor([True]),
         prompt_lengths=torch.tensor([prompt]),
-        model=None,  # type: ignore[arg-type]
+        model=tiny("gpt2", hosts()[0]),
         start=start,
     )
     return Moment(x, window, memory=memory or Memory())
@@ -155,7 +156,7 @@ def test_soft_gates_obey_de_morgan(seed: int) -> None:
 
 def test_only_signals_combine() -> None:
     with pytest.raises(BadInputError, match="Only signals combine"):
-        Probe(D) & 0.5  # type: ignore[operator]
+        Probe(D) & 0.5
     assert isinstance(Probe(D) & signal(0.5), Combining)
 
 

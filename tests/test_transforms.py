@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import hosts, tiny
 from torch import Tensor
 
 from steerlens import Basis, Direction, transforms
@@ -240,7 +241,7 @@ def test_stored_passes_serve_their_rows_and_positions() -> None:
     reference = torch.arange(12.0).reshape(2, 3, 2)
     replaced = Replace(reference, by_index=True)
     index = torch.tensor([[-1, 0, 1], [1, 2, 3]])
-    window = Window(index, None, None, None, model=None)  # type: ignore[arg-type]
+    window = Window(index, None, None, None, model=tiny("gpt2", hosts()[0]))
     x = torch.full((2, 3, 2), 100.0)
     found = x + replaced.change(x, torch.tensor(1.0), window)
     assert found[0, 1:].tolist() == [[0, 1], [2, 3]]

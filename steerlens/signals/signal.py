@@ -97,11 +97,11 @@ class Combining:
     For soft gates too: `&` is the product, `~` is 1 - g, and `|` follows by De Morgan.
     """
 
-    def __and__(self, other: Signal) -> Signal:
+    def __and__(self, other: object) -> Signal:
         """Return the product: open where both are."""
         return product(_signal(self), _signal(other))
 
-    def __or__(self, other: Signal) -> Signal:
+    def __or__(self, other: object) -> Signal:
         """Return 1 - (1 - a)(1 - b): open where either is."""
         return inverse(product(inverse(_signal(self)), inverse(_signal(other))))
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.errors import BadInputError
 from steerlens.positions import Window
 
 Scaled = Literal["amplitude", "share", "angle"]
@@ -52,7 +53,13 @@ class Linear:
     ) -> Float[Tensor, "..."]:
         """Return strength * Δ(x)."""
         delta: Tensor = self(x)  # type: ignore[operator]
-        return strength * delta
+        try:
+            return strength * delta
+        except RuntimeError:
+            raise BadInputError(
+                f"{self!r} gave a change of shape {tuple(delta.shape)}, which does not fit the "
+                f"strength {tuple(strength.shape)}: it has other dimensions than what is written."
+            ) from None
 
 
 def moved(value: T, device: torch.device, dtype: torch.dtype) -> T:
