@@ -2,12 +2,13 @@
 
 >>> import steerlens as sl
 
-`sl.views`, `sl.evaluation` and `sl.demo` are imported when they are first used.
+`sl.views` and `sl.demo` are imported when they are first used.
 """
 
 from importlib import import_module
 from types import ModuleType
 
+from steerlens import evaluation as evaluation
 from steerlens import positions as positions
 from steerlens import signals as signals
 from steerlens import transforms as transforms
@@ -32,6 +33,6 @@ from steerlens.verbs import steer as steer
 
 def __getattr__(name: str) -> ModuleType:
     """Import the rooms that a first import leaves out."""
-    if name in ("demo", "evaluation", "views"):
+    if name in ("demo", "views"):
         return import_module(f"steerlens.{name}")
     raise AttributeError(f"module 'steerlens' has no attribute {name!r}")

@@ -83,7 +83,13 @@ class Clock:
         """Return the positions that `selector` picks in this pass, pads left out."""
         if selector not in self._masks:
             window = self.window
-            mask = selector(window) & window.real
+            mask = selector(window)
+            if mask.dtype != torch.bool or mask.shape != window.real.shape:
+                raise BadInputError(
+                    f"Positions {selector!r} gave {mask.dtype} of shape {tuple(mask.shape)}; they "
+                    f"give True or False a token, of shape {tuple(window.real.shape)}."
+                )
+            mask = mask & window.real
             self._masks[selector] = mask
             seen = self.picked.get(selector)
             self.picked[selector] = mask.any() if seen is None else seen | mask.any()

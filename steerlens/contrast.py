@@ -64,6 +64,9 @@ class Contrast:
     def from_pairs(cls, pairs: Iterable[tuple[Item, Item]]) -> Contrast:
         """Make a paired contrast from (positive, negative) pairs."""
         listed = list(pairs)
+        wrong = next((p for p in listed if isinstance(p, str) or len(p) != 2), None)
+        if wrong is not None:
+            raise BadInputError(f"Pairs are (positive, negative); got {str(wrong)[:60]!r}.")
         return cls([pair[0] for pair in listed], [pair[1] for pair in listed], paired=True)
 
     @classmethod

@@ -138,6 +138,26 @@ def check_by_token(name: str) -> None:
         )
 
 
+def check_read(model: Host, name: str) -> None:
+    """Raise UnknownNameError or HookError on a hook point that no signal can read."""
+    check_by_token(check_hook_name(model, name))
+    if layer_of(name) is None and "embed" in name.split(".")[0] and "unembed" not in name:
+        raise HookError(
+            f"{name!r} fires before the pass is known. Take 'blocks.0.hook_resid_pre' instead: "
+            "it is the sum of the embeddings."
+        )
+
+
+def check_written(model: Host, name: str) -> None:
+    """Raise UnknownNameError or HookError on a hook point that cannot be steered."""
+    check_read(model, name)
+    if is_bridge(model) and name.endswith(("hook_resid_mid", "ln2.hook_in")):
+        raise HookError(
+            f"{name!r} is only read by the MLP on a TransformerBridge: what is written there does "
+            "not reach the stream. Add at 'attn_out' of the same layer, or steer 'resid_post'."
+        )
+
+
 def hook_names(model: Host, names: HookNames) -> list[str]:
     """Return full hook names from a site for every layer, a full name, several, or a filter.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,8 +13,20 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.positions import Selector
-from steerlens.signals import Constant, Moment, Signal, fixed, hook_points, product, within
-from steerlens.transforms import Transform
+from steerlens.signals import (
+    Constant,
+    Function,
+    Moment,
+    OfStream,
+    Signal,
+    fixed,
+    holds,
+    hook_points,
+    product,
+    within,
+)
+from steerlens.transforms import Add, KeepNorm, Transform
+from steerlens.transforms import Function as Opaque
 
 OPEN = Constant(1.0)
 """The gate that lets everything through."""
@@ -33,7 +47,14 @@ class Intervention:
     """The hook point whose activation is x, where it is not the one written."""
 
     def __post_init__(self) -> None:
-        """Raise BadInputError on a share outside 0 to 1."""
+        """Raise BadInputError on a share outside 0 to 1, and on parts that do not go together."""
+        if holds(self.coeff, OfStream):
+            object.__setattr__(self, "transform", _at_length_one(self.transform))
+        if self.reads is not None and isinstance(self.transform, KeepNorm):
+            raise BadInputError(
+                f"{self.transform!r} keeps the norm of what it writes, and cannot read "
+                f"{self.reads!r} instead. Leave reads out."
+            )
         share = product(self.coeff, self.gate)
         if self.transform.scales == "share" and not within(share, 0, 1):
             raise BadInputError(
@@ -65,6 +86,17 @@ class Group:
 Expression = Intervention | Group
 
 
+def _at_length_one(transform: Transform) -> Transform:
+    """What a share of the stream multiplies: an added direction at length 1."""
+    if isinstance(transform, KeepNorm):
+        return replace(transform, inner=_at_length_one(transform.inner))
+    if not isinstance(transform, Add):
+        raise BadInputError(
+            f"of_stream(...) says how long an added direction is; {transform!r} takes a number."
+        )
+    return transform.at_length_one()
+
+
 def leaves(expression: Expression) -> Iterator[Intervention]:
     """Yield the interventions of an expression, in reading order."""
     if isinstance(expression, Intervention):
@@ -81,6 +113,16 @@ def read_elsewhere(expression: Expression) -> Iterator[str]:
             yield leaf.reads
         for each in (leaf.coeff, leaf.gate):
             yield from hook_points(each)
+
+
+def in_turn(expression: Expression) -> Iterator[tuple[set[str], set[str]]]:
+    """Yield the hook points of each two parts that act one after the other."""
+    if isinstance(expression, Group):
+        names = [{leaf.hook_name for leaf in leaves(part)} for part in expression.parts]
+        if expression.in_turn:
+            yield from pairwise(names)
+        for part in expression.parts:
+            yield from in_turn(part)
 
 
 def mapped(expression: Expression, change: Callable[[Intervention], Intervention]) -> Expression:
@@ -121,11 +163,24 @@ def strength(moment: Moment, leaf: Intervention, mask: Bool[Tensor, "batch pos"]
     """
     coeff, gate = (_by_token(each, moment).expand(mask.shape) for each in (leaf.coeff, leaf.gate))
     found = Strength(coeff, torch.where(mask, gate, 0))
-    if leaf.transform.scales == "share" and not fixed(product(leaf.coeff, leaf.gate)):
-        values = found.product
-        if bool(((values < 0) | (values > 1)).any()):
-            raise BadInputError(f"The share of {leaf!r} left the range 0 to 1.")
+    if fixed(product(leaf.coeff, leaf.gate)):
+        return found
+    if leaf.transform.scales == "share":
+        _check(found.product, 0, 1, leaf)
+    elif any(holds(each, Function) for each in (leaf.coeff, leaf.gate)):
+        _check(found.product, -math.inf, math.inf, leaf)
     return found
+
+
+def _check(values: Float[Tensor, "batch pos"], low: float, high: float, leaf: Intervention) -> None:
+    """Raise BadInputError on a strength that is not a number or out of its range."""
+    wrong = values[~((values >= low) & (values <= high) & values.isfinite())]
+    if len(wrong):
+        wanted = "a finite number" if low < 0 else "a share, from 0 to 1: bound its gate"
+        raise BadInputError(
+            f"Coefficient times gate of {leaf!r} gave {float(wrong[0]):.3g} at a token; it must be "
+            f"{wanted}."
+        )
 
 
 def _by_token(signal: Signal, moment: Moment) -> Float[Tensor, "#batch #pos"]:
@@ -136,7 +191,8 @@ def _by_token(signal: Signal, moment: Moment) -> Float[Tensor, "#batch #pos"]:
     if not fits:
         raise BadInputError(
             f"{signal!r} gave values of shape {tuple(values.shape)}. A signal gives "
-            f"(batch, pos), (batch, 1) or (1, 1), here ({rows}, {pos}), ({rows}, 1) or (1, 1)."
+            f"(batch, pos), (batch, 1) or (1, 1), here ({rows}, {pos}), ({rows}, 1) or (1, 1): one "
+            "number a token, the last dimension summed out."
         )
     return values
 
@@ -149,12 +205,15 @@ def scaled(
     values = values.reshape(*values.shape, *[1] * (h.ndim - 2))
     change = transform.change(moment.x, values, moment.window)
     try:
-        return torch.where(values != 0, change, 0).expand_as(h)
+        written = torch.where(values != 0, change, 0).expand_as(h)
     except RuntimeError:
         raise BadInputError(
             f"{transform!r} gave a change of shape {tuple(change.shape)}, which does not fit the "
             f"activation {tuple(h.shape)} that it writes."
         ) from None
+    if isinstance(transform, Opaque) and not bool(written.isfinite().all()):
+        raise BadInputError(f"{transform!r} gave values that are not finite, at steered tokens.")
+    return written
 
 
 def change(

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from steerlens.basis import Basis
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
 from steerlens.host import (
     FwdHooks,
     HookFn,
     Host,
-    check_by_token,
-    check_hook_name,
-    is_bridge,
+    check_read,
+    check_written,
     layer_of,
 )
 from steerlens.interventions import (
@@ -29,6 +29,7 @@ from steerlens.interventions import (
     Intervention,
     applied,
     change,
+    in_turn,
     leaves,
     mapped,
     only,
@@ -37,8 +38,8 @@ from steerlens.interventions import (
     strength,
 )
 from steerlens.passes import following
-from steerlens.positions import Span
-from steerlens.signals import Memory, Moment, fixed
+from steerlens.positions import Span, missed
+from steerlens.signals import Memory, Moment, fixed, looked_for
 from steerlens.trace import Trace
 from steerlens.transforms import Transform, moved
 
@@ -68,9 +69,9 @@ class Session:
         self._moved: dict[tuple[int, torch.device, torch.dtype], Transform] = {}
 
     def fwd_hooks(self) -> FwdHooks:
-        """Return the callbacks: one a hook point read elsewhere, then one a point written."""
+        """Return the callbacks: one a point written, then one a point read, which sees what was."""
         readers = [(name, self._reader(name)) for name in self.reads]
-        return [*readers, *((name, self._callback(name)) for name in self.names)]
+        return [*((name, self._callback(name)) for name in self.names), *readers]
 
     def _reader(self, name: str) -> HookFn:
         def read(activation: Tensor, hook: Any) -> None:
@@ -81,8 +82,11 @@ class Session:
 
         return read
 
-    def _elsewhere(self, leaf: Intervention, name: str) -> Tensor:
-        """What stands at another hook point in this pass."""
+    def _elsewhere(self, leaf: Intervention, name: str, h: Tensor) -> Tensor:
+        """What stands at another hook point in this pass; at the leaf's own, what it sees there."""
+        points = self.model.hook_dict
+        if points[name] is points[leaf.hook_name]:
+            return h
         serial, activation = self._read.get(name, (-1, None))
         if activation is None or serial != self.clock.serial:
             raise HookError(
@@ -126,22 +130,33 @@ class Session:
             )
 
     def _check_fit(self, name: str, activation: Tensor) -> None:
+        """Raise BadInputError where what is looked for or written has another shape."""
+        shape = tuple(activation.shape[2:])
         for leaf in self.leaves:
-            shape, unit = tuple(activation.shape[2:]), leaf.transform.unit_shape
-            here = name == (leaf.reads or leaf.hook_name)
-            if here and unit not in (None, shape):
+            place, unit = leaf.reads or leaf.hook_name, leaf.transform.unit_shape
+            if name == place and unit not in (None, shape):
                 raise BadInputError(
                     f"{leaf.transform!r} has shape {unit} and does not fit {name!r}, whose "
-                    f"activations are {shape} a token. Use a direction found at that hook point."
+                    f"activations are {shape} a token. Use one made for that hook point."
                 )
+            for held, read in (
+                each for part in (leaf.coeff, leaf.gate) for each in looked_for(part, place)
+            ):
+                own = held.only()[0] if isinstance(held, Basis) else held.vector
+                if read == name and tuple(own.shape) != shape:
+                    raise BadInputError(
+                        f"{leaf!r} looks for {held.name!r}, of shape {tuple(own.shape)}, at "
+                        f"{name!r}, whose activations are {shape} a token. Use one found at that "
+                        "hook point, or read it where it was found: signal.at(hook_name)."
+                    )
 
     def _leaf_change(self, leaf: Intervention, h: Tensor) -> Change:
         moment = Moment(
-            x=h if leaf.reads is None else self._elsewhere(leaf, leaf.reads),
+            x=h if leaf.reads is None else self._elsewhere(leaf, leaf.reads, h),
             window=self.clock.window,
             h=h,
             memory=self._memories[id(leaf)],
-            elsewhere=lambda name: self._elsewhere(leaf, name),
+            elsewhere=lambda name: self._elsewhere(leaf, name, h),
         )
         mask = self.clock.where(leaf.positions).to(h.device)
         found = strength(moment, leaf, mask)
@@ -196,8 +211,25 @@ class Session:
                     f"Positions {selector!r} lie past every text: nothing was steered."
                 )
             warnings.warn(
-                f"Positions {selector!r} picked no token: nothing was steered.", stacklevel=4
+                f"Positions {selector!r} picked no token: nothing was steered. {missed(selector)}",
+                stacklevel=4,
             )
+
+    def check_order(self) -> None:
+        """Warn of sequences whose second part acts on an earlier place of the pass than the first.
+
+        Points are written as the pass comes to them, whatever the order of the formula.
+        """
+        reached = list(self._fired)
+        for first, second in in_turn(self.expression):
+            late = [reached.index(name) for name in first if name in self._fired]
+            early = [reached.index(name) for name in second if name in self._fired]
+            if late and early and min(early) < max(late):
+                warnings.warn(
+                    f"In `{reached[max(late)]} >> {reached[min(early)]}` the second comes first in "
+                    "the pass: it does not see what the first wrote. `+` says what happens.",
+                    stacklevel=4,
+                )
 
     def check_opened(self) -> None:
         """Warn of gates that stayed shut at every token."""
@@ -219,25 +251,15 @@ def _placed(expression: Expression, model: Host) -> Expression:
 
 def check_writable(expression: Expression, model: Host) -> None:
     """Raise UnknownNameError or HookError on a hook point that cannot be steered."""
+    if not hasattr(model, "hook_dict"):
+        raise BadInputError(
+            f"A steering runs on a HookedTransformer or a TransformerBridge; got "
+            f"{type(model).__name__}. Load the model first."
+        )
     for name in dict.fromkeys(leaf.hook_name for leaf in leaves(expression)):
-        _check_name(model, name)
+        check_written(model, name)
     for name in dict.fromkeys(read_elsewhere(expression)):
-        check_by_token(check_hook_name(model, name))
-
-
-def _check_name(model: Host, name: str) -> None:
-    check_hook_name(model, name)
-    check_by_token(name)
-    if layer_of(name) is None and "embed" in name.split(".")[0] and "unembed" not in name:
-        raise HookError(
-            f"{name!r} fires before the pass is known. Steer 'blocks.0.hook_resid_pre' instead: "
-            "it is the sum of the embeddings."
-        )
-    if is_bridge(model) and name.endswith(("hook_resid_mid", "ln2.hook_in")):
-        raise HookError(
-            f"{name!r} is only read by the MLP on a TransformerBridge: what is written there does "
-            "not reach the stream. Add at 'attn_out' of the same layer, or steer 'resid_post'."
-        )
+        check_read(model, name)
 
 
 @contextmanager
@@ -266,6 +288,9 @@ def running(
             if trace is not None:
                 trace.finish(clock)
         session.check_fired()
-        if not may_miss:
+        if not may_miss and not clock.serial:
+            warnings.warn("No pass was run while the steering was on.", stacklevel=3)
+        elif not may_miss:
             session.check_picked()
             session.check_opened()
+            session.check_order()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steerlens.cards import card
 from steerlens.clock import Clock
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, HookError
 from steerlens.host import FwdHooks, Host, layer_of
 from steerlens.interventions import (
     Expression,
@@ -109,12 +109,12 @@ class Steering:
             yield trace
 
     def where(self, positions: Positions) -> Steering:
-        """Return the steering at other positions."""
+        """Return the steering at other positions, in place of those it had."""
         chosen = selector(positions)
         return Steering(mapped(self.expression, lambda leaf: replace(leaf, positions=chosen)))
 
     def when(self, gate: Value) -> Steering:
-        """Return the steering under a further gate: a number, one a row, or a signal."""
+        """Return the steering under a further gate, multiplied: a number, one a row, a signal."""
         added = signal(gate)
         return Steering(
             mapped(self.expression, lambda leaf: replace(leaf, gate=product(leaf.gate, added)))
@@ -129,8 +129,13 @@ class Steering:
         kept = only(self.expression, lambda leaf: layer_of(leaf.hook_name) in layers)
         if kept is None:
             own = ", ".join(dict.fromkeys(leaf.hook_name for leaf in self.interventions))
-            raise BadInputError(f"Nothing is steered at layers {layers}; it is at {own}.")
+            raise BadInputError(
+                f"Nothing is steered at layers {', '.join(map(str, layers))}; it is at {own}. Give "
+                "layers as numbers: layers(3, 4)."
+            )
         return Steering(kept)
+
+    __array_ufunc__ = None  # an array times a steering is one coefficient a row
 
     def __add__(self, other: Steering) -> Steering:
         """Return both at once: each reads the same activation."""
@@ -153,6 +158,14 @@ class Steering:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: float) -> Steering:
+        """Return the steering with every coefficient divided."""
+        return (1 / divisor) * self
+
+    def __sub__(self, other: Steering) -> Steering:
+        """Return both at once, the other negated."""
+        return self + -other if isinstance(other, Steering) else NotImplemented
+
     def __neg__(self) -> Steering:
         """Return the steering with every coefficient negated."""
         return -1.0 * self
@@ -173,6 +186,11 @@ class _Untold(Session):
         super().__init__(expression, model, Clock(model, lengths))
 
     def _arrive(self, name: str, activation: Tensor) -> None:
+        if name in self._fired:
+            raise HookError(
+                f"{name!r} fired again: hooks from fwd_hooks(model) serve one pass. Make them "
+                "anew, or steer with `with steering.on(model):`."
+            )
         self.clock.begin(None, like=activation)
         super()._arrive(name, activation)
 
@@ -190,4 +208,17 @@ def _parts(steering: Steering, in_turn: bool) -> tuple[Expression, ...]:
 
 
 def _lengths(lengths: PromptLengths | None) -> Tensor | None:
-    return None if lengths is None else torch.as_tensor(lengths)
+    """Lengths as a tensor. Raises BadInputError unless they are one whole number above 0 a row."""
+    if lengths is None:
+        return None
+    try:
+        given = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.empty(0)
+    whole = given.ndim == 1 and not given.is_floating_point() and not given.is_complex()
+    if not whole or bool((given < 1).any()):
+        raise BadInputError(
+            f"prompt_lengths are one whole number a row, of real tokens, BOS included; got "
+            f"{lengths!r}."
+        )
+    return given

@@ -10,7 +10,7 @@ from steerlens.errors import BadInputError
 from steerlens.host import layer_of
 from steerlens.interventions import Group, Intervention
 from steerlens.positions import Positions, selector
-from steerlens.signals import OfStream, Signal, Value, signal
+from steerlens.signals import Signal, Value, signal
 from steerlens.steering import Steering
 from steerlens.transforms import Ablate, Add, Transform
 
@@ -35,11 +35,7 @@ def add(
     >>> add(directions["resid_post", 2], coeff=4, positions="predicting")
     Steering(4 * add('direction') @ blocks.2.hook_resid_post[predicting])
     """
-    if isinstance(coeff, OfStream):
-        transforms = [Add(each.unit(), name=each.name) for each in _listed(direction)]
-    else:
-        transforms = [Add(each) for each in _listed(direction)]
-    return _steering(transforms, coeff, positions, gate)
+    return _steering([Add(each) for each in _listed(direction)], coeff, positions, gate)
 
 
 def ablate(
@@ -82,6 +78,12 @@ def steer(
     Steering(1 * clamp('direction', ..1.5) @ blocks.2.hook_resid_post[generated])
     """
     each = list(transform) if isinstance(transform, Sequence) else [transform]
+    for given in each:
+        if not isinstance(given, Transform):
+            raise BadInputError(
+                f"{given!r} is no transform. Use one of steerlens.transforms: Add(direction), "
+                "Function(f), ..."
+            )
     return _steering(each, coeff, positions, gate, hook_name, reads)
 
 
@@ -95,6 +97,8 @@ def _steering(
 ) -> Steering:
     where, when = selector(positions), signal(gate)
 
+    _check_layers(coeff, [hook_name or each.hook_name for each in transforms])
+
     def one(transform: Transform) -> Intervention:
         place = hook_name or transform.hook_name
         if place is None:
@@ -105,26 +109,43 @@ def _steering(
     return Steering(parts[0] if len(parts) == 1 else Group(parts))
 
 
+def _check_layers(coeff: Coeff, places: Sequence[str | None]) -> None:
+    """Raise BadInputError unless coefficients a layer are for the layers that are steered."""
+    if not isinstance(coeff, Mapping):
+        return
+    layers = [layer_of(place) for place in places if place is not None]
+    if set(coeff) != set(layers):
+        raise BadInputError(
+            f"Coefficients are given for layers {', '.join(map(str, coeff))}, and what is steered "
+            f"is at {', '.join(map(str, layers))}. Give one for each layer, or fewer directions: "
+            "[directions['resid_post', 3], directions['resid_post', 4]]."
+        )
+
+
 def _at_layer(coeff: Coeff, hook_name: str) -> Signal:
     """The coefficient of one layer, where there is one a layer."""
     if not isinstance(coeff, Mapping):
         return signal(coeff)
     layer = layer_of(hook_name)
-    if layer is None or layer not in coeff:
-        raise BadInputError(
-            f"No coefficient is given for {hook_name!r}: there are some for layers "
-            f"{', '.join(map(str, coeff))}."
-        )
+    assert layer is not None
     return signal(coeff[layer])
 
 
 def _listed(directions: Direction | Directions | Sequence[Direction]) -> list[Direction]:
     if isinstance(directions, Direction):
         return [directions]
-    listed = list(directions.values() if isinstance(directions, Directions) else directions)
-    if not listed or not all(isinstance(each, Direction) for each in listed):
+    if isinstance(directions, Basis):
         raise BadInputError(
-            f"Give a Direction, Directions or a list of them; got {type(directions).__name__}. A "
-            "vector becomes one by Direction(hook_name, vector)."
+            f"{directions!r} is several directions: add one sum of them, basis.compose(weights)."
         )
-    return listed
+    listed = list(directions.values()) if isinstance(directions, Directions) else directions
+    if (
+        not isinstance(listed, Sequence)
+        or not listed
+        or not all(isinstance(each, Direction) for each in listed)
+    ):
+        raise BadInputError(
+            f"Give a Direction, Directions, a list of them or a Basis to ablate; got "
+            f"{type(directions).__name__}. A vector becomes one by Direction(hook_name, vector)."
+        )
+    return list(listed)

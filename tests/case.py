@@ -140,7 +140,7 @@ class Case:
         return each
 
     def hooks_by_hand(self) -> list[tuple[str, Callable[..., Tensor | None]]]:
-        """Reading hooks first, so that they see what stands before anything is written there."""
+        """Reading hooks last, so that they see what was written there."""
         seen: dict[str, Tensor] = {}
 
         def see(name: str, h: Tensor, hook: Any) -> None:
@@ -149,8 +149,8 @@ class Case:
         read = {making.resid_pre(leaf) for leaf in self.leaves}
         written = {leaf.hook for leaf in self.leaves}
         return [
-            *((name, partial(see, name)) for name in read),
             *((name, partial(self._write, name, seen)) for name in written),
+            *((name, partial(see, name)) for name in read),
         ]
 
     def _write(self, name: str, seen: dict[str, Tensor], h: Tensor, hook: Any) -> Tensor:
@@ -161,7 +161,7 @@ class Case:
         return h + total
 
     def _change(self, leaf: Leaf, h: Tensor, seen: dict[str, Tensor]) -> Tensor:
-        there = seen.get(making.resid_pre(leaf))
+        there = h if leaf.hook == making.resid_pre(leaf) else seen.get(making.resid_pre(leaf))
         x = h if leaf.reads is None else there
         assert x is not None
         [row], [prompt] = self.rows, self.prompt_lengths

@@ -13,10 +13,21 @@ from models import forward, random_rows, tiny
 from torch import Tensor
 
 import steerlens as sl
+from steerlens.directions import Eraser
 from steerlens.errors import BadInputError, HookError
 from steerlens.host import hook_name
-from steerlens.signals import Cosine, Latch, Probe, Projection, Steps
-from steerlens.transforms import Ablate, Add, Function, KeepNorm, Scale
+from steerlens.signals import Cosine, Latch, OfPrompt, Probe, Projection, Steps
+from steerlens.transforms import (
+    Ablate,
+    Add,
+    Erase,
+    Function,
+    Interchange,
+    KeepNorm,
+    Replace,
+    Scale,
+    stored_pass,
+)
 
 pytestmark = pytest.mark.host
 TOKENS = random_rows([8])[0][None]
@@ -54,16 +65,181 @@ def test_a_gate_reads_another_hook_point(host: str) -> None:
 
 
 @EACH_HOST
-def test_a_gate_reads_its_own_point_before_it_is_written(host: str) -> None:
+def test_a_gate_at_its_own_point_sees_what_its_transform_sees(host: str) -> None:
     model = tiny("gpt2", host)
     gate = Projection(direction()) > 0.0
-    two = sl.add(direction(), 9.0) >> sl.add(direction(seed=2)).when(gate.at(POST))
-    before = stream(model, None, POST)
-    open_there = (before @ direction().vector > 0)[:, 1:, None]
-    wanted = 9 * direction().vector + open_there * direction(seed=2).vector
-    torch.testing.assert_close(
-        (stream(model, two, POST) - before)[:, 1:], wanted, atol=1e-4, rtol=0
+    for joint in ("+", ">>"):
+        first, second = sl.add(direction(), 9.0), sl.add(direction(seed=2))
+        ways = [second.when(gate), second.when(gate.at(POST))]
+        steered = [
+            stream(model, first + way if joint == "+" else first >> way, POST) for way in ways
+        ]
+        assert torch.equal(*steered)
+
+
+@EACH_HOST
+def test_what_is_read_elsewhere_is_what_was_written_there(host: str) -> None:
+    """Under one steering or two, and by either name of one stream."""
+    model = tiny("llama", host)
+    before = sl.add(direction("blocks.0.hook_resid_post"), 4.0)
+    ways = []
+    for name in (PRE, "blocks.0.hook_resid_post"):
+        reading = sl.add(direction()).when(Probe(direction(PRE, 1)).at(name))
+        ways.append(stream(model, before + reading, POST))
+        with before.on(model):
+            ways.append(stream(model, reading, POST))
+    for other in ways[1:]:
+        torch.testing.assert_close(other, ways[0], atol=1e-5, rtol=0)
+
+
+@EACH_HOST
+def test_one_signal_at_two_points_keeps_two_states(host: str) -> None:
+    model = tiny("llama", host)
+    held = OfPrompt(Probe(direction()))
+    latch = Latch(Projection(direction()))
+    names = "blocks.0.hook_resid_post", PRE.replace("1", "0")
+    gate = held.at(names[0]) & held.at(names[1]) & (latch.at(names[0]) | latch.at(names[1]))
+    steering = sl.add(direction(), positions="predicting").when(gate)
+    with steering.trace(model) as written:
+        model.generate(TOKENS, max_new_tokens=4, do_sample=False, verbose=False)
+    whole = written.texts[0].tokens
+    with steering.trace(model, prompt_lengths=[TOKENS.shape[1]]) as scored:
+        model(whole)
+    torch.testing.assert_close(scored.texts[0].gate, written.texts[0].gate, atol=1e-4, rtol=0)
+
+
+@EACH_HOST
+def test_a_sequence_against_the_order_of_the_pass_is_reported(host: str) -> None:
+    model = tiny("llama", host)
+    late, early = sl.add(direction()), sl.ablate(direction(PRE))
+    with pytest.warns(UserWarning, match="the second comes first"), (late >> early).on(model):
+        model(TOKENS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (early >> late, late + early, late >> late):
+            with fine.on(model):
+                model(TOKENS)
+
+
+@EACH_HOST
+def test_a_share_of_the_stream_however_it_is_given(host: str) -> None:
+    model = tiny("llama", host)
+    before, tenth = stream(model, None, POST), sl.of_stream(0.1)
+    ways = [
+        sl.add(direction(), tenth),
+        sl.add([direction()], {1: tenth}),
+        tenth * sl.add(direction()),
+        sl.steer(Add(direction()), coeff=tenth),
+        sl.add(direction(), tenth & Steps(0)).where("predicting")
+        + sl.add(direction(), tenth, positions=slice(1, -1)),
+    ]
+    for steering in ways:
+        change = (stream(model, steering, POST) - before).norm(dim=-1) / before.norm(dim=-1)
+        torch.testing.assert_close(change[:, 1:], torch.full_like(change[:, 1:], 0.1))
+    with pytest.raises(BadInputError, match="how long an added direction is"):
+        sl.ablate(direction(), tenth)
+
+
+@EACH_HOST
+def test_functions_cannot_write_by_the_back_door(host: str) -> None:
+    model = tiny("llama", host)
+    plain = forward(model, TOKENS)
+
+    def gate(x: Tensor) -> Tensor:
+        return x.zero_()[..., 0] + 1
+
+    steerings = (
+        sl.add(direction(), 0.0).when(gate),
+        sl.steer(Function(lambda x: x.zero_()), POST),
     )
+    for steering in steerings:
+        with steering.on(model):
+            assert torch.equal(forward(model, TOKENS), plain)
+
+
+@EACH_HOST
+def test_what_is_not_finite_is_an_error(host: str) -> None:
+    model = tiny("llama", host)
+    wrong = [
+        sl.steer(Function(lambda x: x * torch.nan), POST),
+        sl.add(direction()).when(lambda x: x[..., 0] * torch.inf),
+        sl.ablate(direction()).when(lambda x: x[..., 0] * torch.nan),
+    ]
+    for steering in wrong:
+        with pytest.raises(BadInputError, match=r"finite|share"), steering.on(model):
+            model(TOKENS)
+
+
+@EACH_HOST
+def test_what_a_signal_looks_for_must_fit(host: str) -> None:
+    model = tiny("llama", host)
+    heads = torch.randn(models.N_HEADS, models.D_HEAD["llama"])
+    gate = Probe(sl.Direction("blocks.1.attn.hook_z", heads, name="of heads"))
+    with pytest.raises(BadInputError, match="looks for 'of heads'"):
+        with sl.add(direction()).when(gate).on(model):
+            model(TOKENS)
+
+
+@EACH_HOST
+def test_a_stored_pass_is_kept_by_index(host: str) -> None:
+    """Replaced by its own activations a text stays as it is, padded or alone."""
+    model = tiny("llama", host)
+    rows = random_rows([8, 5])
+    reference = stored_pass(model, rows, POST)
+    assert reference.shape[:2] == (2, 8)
+    assert reference[1, 5:].isnan().all()
+    tokens, mask = models.padded(rows, "left")
+    plain = forward(model, tokens, mask)
+    for transform in (
+        Replace(reference, by_index=True),
+        Interchange(direction(), reference, by_index=True),
+    ):
+        with sl.steer(transform, POST).on(model):
+            torch.testing.assert_close(
+                forward(model, tokens, mask)[mask.bool()], plain[mask.bool()], atol=1e-4, rtol=0
+            )
+    changed = torch.zeros_like(reference)
+    with sl.steer(Replace(changed, by_index=True), POST).on(model):
+        assert not torch.allclose(forward(model, tokens, mask)[mask.bool()], plain[mask.bool()])
+
+
+@EACH_HOST
+def test_a_prompt_held_is_read_elsewhere_too(host: str) -> None:
+    model = tiny("llama", host)
+    probe = Probe(direction(PRE))
+    gates = OfPrompt(probe.at(PRE)), OfPrompt(probe).at(PRE)
+    streams = [stream(model, sl.add(direction()).when(gate), POST) for gate in gates]
+    torch.testing.assert_close(*streams)
+
+
+@EACH_HOST
+def test_erasing_leaves_nothing_to_read(host: str) -> None:
+    model = tiny("llama", host)
+    positive, negative = (torch.randn(20, models.D_MODEL) + shift for shift in (0.5, 0.0))
+    eraser = Eraser.of(positive, negative)
+    after = stream(model, sl.steer(Erase(eraser), POST), POST)[:, 1:]
+    left = ((after - eraser.mean) * eraser.covector).sum(-1)
+    torch.testing.assert_close(left, torch.zeros_like(left), atol=1e-4, rtol=0)
+    with pytest.raises(BadInputError, match="share from 0 to 1"):
+        sl.steer(Erase(eraser), POST, 2.0)
+
+
+@EACH_HOST
+def test_a_block_without_a_pass_says_so(host: str) -> None:
+    with (
+        pytest.warns(UserWarning, match="No pass was run"),
+        sl.add(direction()).on(tiny("llama", host)),
+    ):
+        pass
+
+
+@EACH_HOST
+def test_hooks_without_tokens_serve_one_pass(host: str) -> None:
+    model = tiny("llama", host)
+    hooks = sl.add(direction(), positions=0).fwd_hooks(model)
+    model.run_with_hooks(TOKENS, fwd_hooks=hooks)
+    with pytest.raises(HookError, match="fired again"):
+        model.run_with_hooks(TOKENS, fwd_hooks=hooks)
 
 
 @EACH_HOST
@@ -152,7 +328,9 @@ def test_a_coefficient_a_layer(host: str) -> None:
         logits = forward(model, TOKENS)
     with alone.on(model):
         torch.testing.assert_close(logits, forward(model, TOKENS))
-    with pytest.raises(BadInputError, match=r"No coefficient is given for 'blocks\.2"):
+    with pytest.raises(
+        BadInputError, match="Coefficients are given for layers 0, and what is steered is at 0, 2"
+    ):
         sl.add(each, {0: 2.0})
     assert [leaf.hook_name for leaf in by_layer.layers(2).interventions] == [each[1].hook_name]
     with pytest.raises(BadInputError, match="Nothing is steered at layers"):

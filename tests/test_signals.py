@@ -30,6 +30,7 @@ from steerlens.signals import (
     Projection,
     Relu,
     Rows,
+    Schedule,
     Signal,
     Steps,
     fixed,
@@ -154,10 +155,58 @@ def test_soft_gates_obey_de_morgan(seed: int) -> None:
     assert (~signal([0.25, 1.0]))(here).tolist() == [[0.75], [0.0]]
 
 
-def test_only_signals_combine() -> None:
-    with pytest.raises(BadInputError, match="Only signals combine"):
-        Probe(D) & 0.5
-    assert isinstance(Probe(D) & signal(0.5), Combining)
+def test_numbers_rows_and_functions_combine() -> None:
+    x = torch.randn(2, 3, 4)
+    here, probe = Moment(x), Probe(D)
+    for made in (probe & 0.5, 0.5 & probe, 0.5 * probe, probe * 0.5, probe & signal(0.5)):
+        assert isinstance(made, Combining)
+        torch.testing.assert_close(made(here), 0.5 * probe(here))
+    torch.testing.assert_close((probe * [1.0, -1.0])(here)[1], -probe(here)[1])
+    torch.testing.assert_close((probe & read)(here), probe(here) * read(x))
+    torch.testing.assert_close((-probe)(here), -probe(here))
+    torch.testing.assert_close(
+        Latch(signal(0.3))(moment(x[:1], 1)), torch.tensor([[0.0, 0.3, 0.3]])
+    )
+    high = (probe >= 0.5)(here) + (probe < 0.5)(here)
+    low = (probe <= 0.5)(here) + (probe > 0.5)(here)
+    assert (high == 1).all()
+    assert (low == 1).all()
+    assert (~signal(lambda x: x[..., 0] > 0))(here).dtype == torch.float32
+
+
+def test_signals_are_neither_true_nor_false() -> None:
+    """`and`, `or`, `not` and chained comparisons would drop a half of what is written."""
+    for slip in (
+        lambda: 0.1 < Probe(D) < 0.5,
+        lambda: (Probe(D) > 0.1) and (Probe(D) > 0.2),
+        lambda: not Probe(D),
+    ):
+        with pytest.raises(BadInputError, match="neither true nor false"):
+            slip()
+
+
+def test_schedules() -> None:
+    x = torch.zeros(1, 6, 1)
+    assert Schedule([2, 1, 0])(moment(x, 3)).tolist() == [[2, 2, 2, 1, 0, 0]]
+    for wrong in ([], [math.nan]):
+        with pytest.raises(BadInputError, match="schedule holds"):
+            Schedule(wrong)
+    for start, stop in ((5, 2), (0, 0), (-1, 3)):
+        with pytest.raises(BadInputError, match="holds no step"):
+            Steps(start, stop)
+
+
+@pytest.mark.parametrize("value", ["latch", None, True, {3: 1.0}, ["a"], [], D, Probe])
+def test_what_is_no_signal(value: object) -> None:
+    with pytest.raises(BadInputError, match=r"no coefficient and no gate|Values a row"):
+        signal(value)
+
+
+def test_values_are_copied() -> None:
+    values = torch.tensor([1.0, 2.0])
+    made = signal(values)
+    values.zero_()
+    assert made(X).tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize("gate", ["latch", "hysteresis", "of_prompt", "of_last", "decay", "steps"])

@@ -68,7 +68,7 @@ def test_a_share_is_between_0_and_1(make: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
-        (lambda: sl.add([]), BadInputError, "Give a Direction, Directions or a list"),
+        (lambda: sl.add([]), BadInputError, "Give a Direction, Directions, a list"),
         (lambda: sl.add(A, positions="promt"), UnknownNameError, "Nearest: 'prompt'"),
         (lambda: sl.add(A, coeff=float("nan")), BadInputError, "finite number; got nan"),
         (lambda: sl.add(A).when(float("inf")), BadInputError, "finite number; got inf"),
@@ -84,6 +84,6 @@ def test_a_share_that_leaves_its_range_at_work() -> None:
 
     direction = sl.Direction("blocks.1.hook_resid_post", torch.ones(32))
     steering = sl.ablate(direction, gate=lambda x: x.sum(-1).abs() + 2)
-    with pytest.raises(BadInputError, match=r"left the range 0 to 1"):
+    with pytest.raises(BadInputError, match="a share, from 0 to 1: bound its gate"):
         with steering.on(tiny("llama", "bridge")) as model:
             model(random_rows([4])[0][None])

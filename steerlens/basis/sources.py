@@ -15,12 +15,16 @@ from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import Host, need_tokenizer
 from steerlens.text import token_strings
 
+Given = (
+    Direction | Directions | Sequence[Direction | Directions] | Mapping[str, Direction | Directions]
+)
+"""What a basis is made of."""
 Labelled = dict[str, dict[str, Direction]]
 """Directions by label, then by hook name."""
 
 
 def by_label(
-    directions: Sequence[Direction] | Directions | Mapping[str, Direction | Directions],
+    directions: Given,
 ) -> Labelled:
     """Return directions by label and hook name, each label at the same hook points.
 
@@ -30,9 +34,9 @@ def by_label(
     if isinstance(directions, Mapping) and not isinstance(directions, Directions):
         found = {label: _by_hook(each) for label, each in directions.items()}
         return _sharing(found)
-    listed = directions.values() if isinstance(directions, Directions) else directions
+    listed = [directions] if isinstance(directions, Direction | Directions) else list(directions)
     found = {}
-    for each in listed:
+    for each in (direction for given in listed for direction in _each(given)):
         at = found.setdefault(each.name, {})
         if each.hook_name in at:
             raise BadInputError(
@@ -47,6 +51,12 @@ def by_label(
             "direction.at(hook_name), or give a mapping, which takes the hook points shared."
         )
     return found
+
+
+def _each(given: Direction | Directions) -> list[Direction]:
+    if not isinstance(given, Direction | Directions):
+        raise BadInputError(f"A basis is made of directions; got {type(given).__name__}.")
+    return list(given.values()) if isinstance(given, Directions) else [given]
 
 
 def _by_hook(each: Direction | Directions) -> dict[str, Direction]:
@@ -142,6 +152,8 @@ def unembedding(
     model: Host, tokens: Sequence[str | int]
 ) -> tuple[Float[Tensor, "k d_model"], list[str]]:
     """Return the columns of W_U for tokens, and a label each. Raises BadInputError on others."""
+    if isinstance(tokens, str):
+        raise BadInputError(f"{tokens!r} is one text; give a list of tokens.")
     weights: Tensor = cast(Any, model).W_U.detach()
     ids = [_single(model, each) for each in tokens]
     wrong = [each for each in ids if not 0 <= each < weights.shape[1]]

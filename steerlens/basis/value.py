@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from steerlens.activations import Activations
 from steerlens.basis import sources, spans
+from steerlens.basis.sources import Given
 from steerlens.basis.vectors import Vectors
 from steerlens.cards import card, count, number
-from steerlens.directions import Direction, Directions
 from steerlens.directions.sae import decoder_rows
 from steerlens.errors import BadInputError
 from steerlens.host import Host, check_hook_name
@@ -42,7 +42,7 @@ class Basis(Vectors):
     @classmethod
     def of(
         cls,
-        directions: Sequence[Direction] | Directions | Mapping[str, Direction | Directions],
+        directions: Given,
         name: str = "basis",
     ) -> Basis:
         """Return the basis of directions, labelled by their names or by the keys of a mapping.
@@ -54,6 +54,8 @@ class Basis(Vectors):
         >>> Basis.of({"mood": directions, "same": directions["resid_post", 2]})
         Basis('basis', 2 vectors at blocks.2.hook_resid_post, d=..., rank 1 of 2: mood, same)
         """
+        if not isinstance(name, str):
+            raise BadInputError("Several directions are given as one list: Basis.of([a, b]).")
         found = sources.by_label(directions)
         if not found:
             raise BadInputError("A basis needs one direction or more; none was given.")

@@ -13,6 +13,7 @@ from torch import Tensor
 from steerlens.cards import card, interval, number, share
 from steerlens.directions.sae import decoder_rows
 from steerlens.errors import BadInputError
+from steerlens.host import hook_name as full_name
 from steerlens.host import layer_of
 from steerlens.statistics import Interval
 
@@ -72,7 +73,12 @@ class Direction:
     provenance: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise BadInputError on a vector that is not finite."""
+        """Raise BadInputError on what is no vector, or not finite."""
+        if not isinstance(self.vector, Tensor):
+            raise BadInputError(
+                f"The vector of direction {self.name!r} is a tensor; got "
+                f"{type(self.vector).__name__}. torch.tensor(...) makes one."
+            )
         if not torch.isfinite(self.vector).all():
             raise BadInputError(f"The vector of direction {self.name!r} is not finite.")
         own = self.vector.detach().float().cpu().clone()
@@ -127,9 +133,13 @@ class Direction:
             raise BadInputError(f"{self!r} is a vector a head; use heads(...).")
         return self._only(neurons, "neuron")
 
-    def at(self, hook_name: str) -> Direction:
-        """Return the same vector said to live at another hook point, to write it there."""
-        return replace(self, hook_name=hook_name, quality=None, stream_norm=None)
+    def at(self, hook_name: str, layer: int | None = None) -> Direction:
+        """Return the same vector said to live at another hook point, to write it there.
+
+        A full hook name, or a site and a layer: `at("resid_post", 3)`.
+        """
+        place = full_name(hook_name, layer)
+        return replace(self, hook_name=place, quality=None, stream_norm=None)
 
     def _only(self, kept: Sequence[int], noun: str) -> Direction:
         size = len(self.vector)

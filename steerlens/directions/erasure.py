@@ -63,12 +63,18 @@ class Eraser:
         Σ is the covariance within the sides, which gives the same w as the whole one; it is
         shrunk by Ledoit and Wolf's share, because with fewer examples than entries the w of
         `shrinkage` 0 (the paper's) is fitted to their noise, and changes others more. Raises
-        BadInputError on sides of equal means. Cost: as `whitened`.
+        BadInputError on sides of equal means, empty ones, or of other shapes. Cost: as
+        `whitened`.
 
         >>> eraser = Eraser.of(torch.randn(9, 4) + 1, torch.randn(9, 4))
         >>> eraser(torch.zeros(2, 3, 4)).shape
         torch.Size([2, 3, 4])
         """
+        if not len(positive) or not len(negative) or positive.shape[1:] != negative.shape[1:]:
+            raise BadInputError(
+                f"An eraser needs examples (n, *unit) on both sides; got {tuple(positive.shape)} "
+                f"and {tuple(negative.shape)}."
+            )
         sides = positive.detach().cpu().double(), negative.detach().cpu().double()
         direction = sides[0].mean(0) - sides[1].mean(0)
         read = whitened(sides[0].flatten(1), sides[1].flatten(1), shrinkage)
@@ -85,7 +91,7 @@ class Eraser:
     def delta(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return what erasing adds to activations (*batch, *unit): a transform's Δ(x).
 
-        To steer with it: `sl.steer(sl.transforms.Function(eraser.delta), hook_name)`.
+        To steer with it: `sl.steer(sl.transforms.Erase(eraser), hook_name)`.
         Raises BadInputError on activations of another shape.
         """
         unit = self.mean.shape

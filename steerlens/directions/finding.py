@@ -32,6 +32,7 @@ FINDERS: dict[str, Finder] = {
     "pca": pca,
     "probe": probe,
     "whitened": whitened,
+    "lda": whitened,
     "leace": leace,
 }
 
@@ -70,7 +71,7 @@ def find_directions(
 
     `method` is "mean_difference" (CAA, arXiv 2312.06681), "clipped_mean_difference" (each
     item's massive entries clipped first), "pca" (of the pairs' differences, RepE, arXiv
-    2310.01405), "probe" (logistic), "whitened" (shrinkage LDA, to read with), "leace" (the
+    2310.01405), "probe" (logistic), "whitened" or "lda" (shrinkage LDA, to read with), "leace" (the
     direction that LEACE erases, arXiv 2306.03819: the mean difference again), or a function
     of (positive d), (negative d) examples to a vector (d). The built-in ones return a
     vector as long as the distance of the sides' means along it; the positive side always
@@ -86,6 +87,11 @@ def find_directions(
     >>> directions["resid_post", 2].layer
     2
     """
+    if not isinstance(contrast, Contrast):
+        raise BadInputError(
+            f"Directions are found in a Contrast; got {type(contrast).__name__}. Make one: "
+            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
+        )
     finder, label = _finder(method)
     positive, negative = (
         collect(

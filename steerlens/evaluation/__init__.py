@@ -1,7 +1,7 @@
 """Evaluation: completions under a steering beside base ones, their cost in nats, their score."""
 
-from steerlens.evaluation.compare import Comparison as Comparison
-from steerlens.evaluation.compare import compare as compare
+from steerlens.evaluation.comparison import Comparison as Comparison
+from steerlens.evaluation.comparison import compare as compare
 from steerlens.evaluation.generation import Completion as Completion
 from steerlens.evaluation.generation import completions as completions
 from steerlens.evaluation.scoring import divergence as divergence

@@ -62,9 +62,11 @@ def completions(
     True
     """
     need_tokenizer(model, "Generating from text")
+    if isinstance(prompts, str):
+        raise BadInputError(f"{prompts[:40]!r} is one text; give a list of prompts.")
     if coeffs is not None and (steering is None or len(coeffs) != len(prompts)):
         raise BadInputError(f"{len(coeffs)} coeffs need a steering and as many prompts.")
-    if max_new_tokens < 1 or temperature < 0 or batch_rows < 1:
+    if max_new_tokens < 1 or not temperature >= 0 or batch_rows < 1:
         raise BadInputError(
             f"Completions need max_new_tokens and batch_rows of 1 or more and a temperature of 0 "
             f"or more; got {max_new_tokens}, {batch_rows} and {temperature}."

@@ -38,6 +38,7 @@ from steerlens.positions.selectors import generated as generated
 from steerlens.positions.selectors import index as index
 from steerlens.positions.selectors import last as last
 from steerlens.positions.selectors import last_prompt_token as last_prompt_token
+from steerlens.positions.selectors import missed as missed
 from steerlens.positions.selectors import predicting as predicting
 from steerlens.positions.selectors import prompt as prompt
 from steerlens.positions.selectors import selector as selector

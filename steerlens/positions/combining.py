@@ -8,6 +8,7 @@ from functools import reduce
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from steerlens.errors import BadInputError
 from steerlens.positions.window import Mask, Window
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class Combining:
     def __invert__(self) -> Complement:
         """Return a selector of every token that this one does not pick, BOS and pads left out."""
         return Complement(self)
+
+    def __bool__(self) -> bool:
+        """Raise BadInputError: `and`, `or` and `not` would drop a half."""
+        raise BadInputError(
+            f"Positions {self!r} are neither true nor false. Combine selectors by &, | and ~."
+        )
 
     def show(self, model: Host, texts: Any, prompt_length: Lengths | None = None) -> Shown:
         """Return `texts` (one, or several) with the picked tokens in brackets; runs no pass.

@@ -76,7 +76,7 @@ class Span(Combining):
         """Return the call that makes it."""
         if self.stop == self.start + 1:
             return f"index({self.start})"
-        return f"span({self.start}, {'' if self.stop is None else self.stop})"
+        return f"span({self.start}, {self.stop})"
 
 
 everywhere = Everywhere()
@@ -159,15 +159,28 @@ def selector(positions: Positions) -> Combining:
         return _named(positions)
     if isinstance(positions, slice):
         if positions.step not in (None, 1):
-            raise BadInputError("A slice of positions has no step.")
+            raise BadInputError(
+                "A slice of positions has no step; join single ones: index(0) | index(2)."
+            )
         return span(positions.start or 0, positions.stop)
-    if isinstance(positions, int):
+    if isinstance(positions, int) and not isinstance(positions, bool):
         return index(positions)
     if not callable(positions):
         raise BadInputError(
-            f"Positions are a name, an index, a slice or a selector: {positions!r}."
+            f"{positions!r} are no positions. Give a name such as 'predicting', one index, a slice "
+            "or a selector of steerlens.positions: index(1) | index(2), matching('good')."
         )
     return Custom(positions)
+
+
+def missed(selector: object) -> str:
+    """Return a remedy for a selector that picked nothing."""
+    if isinstance(selector, FromPromptEnd):
+        return (
+            "Outside of generate the whole text is taken as prompt: give prompt_lengths, or "
+            "(prompt, completion) items."
+        )
+    return "Look at what it picks by selector.show(model, text)."
 
 
 def _named(name: str) -> Combining:
@@ -179,7 +192,8 @@ def _named(name: str) -> Combining:
         )
     if name not in NAMED:
         raise UnknownNameError(
-            f"There are no positions called {name!r}. {nearest(name, NAMED).capitalize()}."
+            f"There are no positions called {name!r}. {nearest(name, NAMED).capitalize()}. Text is "
+            "looked for by steerlens.positions.matching(...)."
         )
     return NAMED[name]
 

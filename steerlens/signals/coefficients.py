@@ -1,19 +1,18 @@
-"""Coefficients: what a number, values a row or a function stands for, and shares of the stream."""
+"""Coefficients: shares of the stream, and what is known of a signal before any pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.cards import number
 from steerlens.errors import BadInputError
-from steerlens.signals.signal import Combining, Constant, Function, Moment, Rows, Signal
+from steerlens.signals.moment import Moment
+from steerlens.signals.signal import Combining, Constant, Rows, Signal
 
 Value = int | float | Sequence[float] | Tensor | Signal | Callable[[Tensor], Tensor]
 
@@ -37,40 +36,13 @@ class OfStream(Combining):
 def of_stream(share: float) -> Signal:
     """Return the coefficient that makes an added direction a share of each token's own norm.
 
+    >>> import torch
     >>> of_stream(0.1)(Moment(torch.tensor([[[3.0, 4.0]]])))
     tensor([[0.5000]])
     """
     if not isfinite(share):
         raise BadInputError(f"A share of the stream is a finite number; got {share}.")
     return OfStream(float(share))
-
-
-def signal(value: Value) -> Signal:
-    """Return the signal that a number, values a row, or a function stands for.
-
-    >>> signal(4), signal([1.0, -1.0])
-    (4, rows(1, -1))
-    """
-    if isinstance(value, int | float):
-        return _constant(float(value))
-    if isinstance(value, Combining):
-        return cast(Signal, value)
-    if callable(value) and not isinstance(value, Tensor):
-        return Function(cast(Callable[[Tensor], Tensor], value))
-    values = torch.as_tensor(value, dtype=torch.float32)
-    if values.ndim == 0:
-        return _constant(float(values))
-    if values.ndim != 1 or not torch.isfinite(values).all():
-        raise BadInputError(
-            f"Values a row are a list of finite numbers; got shape {tuple(values.shape)}."
-        )
-    return Rows(values)
-
-
-def _constant(value: float) -> Constant:
-    if not isfinite(value):
-        raise BadInputError(f"A coefficient or gate is a finite number; got {value}.")
-    return Constant(value)
 
 
 def fixed(signal: Signal) -> bool:

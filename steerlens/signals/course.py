@@ -6,7 +6,9 @@ batch and a single long pass give the same values (law 2).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor
 from steerlens.cards import number
 from steerlens.errors import BadInputError
 from steerlens.positions import Mask, Window
-from steerlens.signals.signal import Combining, Moment, Signal, Values
+from steerlens.signals.moment import Moment
+from steerlens.signals.signal import Combining, Signal, Values, signal
 
 
 def steps(window: Window) -> Int[Tensor, "batch pos"]:
@@ -55,15 +58,50 @@ class Steps(Combining):
     start: int
     stop: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError where it ends before it starts."""
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise BadInputError(
+                f"Steps({self.start}, {self.stop}) holds no step: steps count from 0, the last "
+                "prompt token, up to and without the second number."
+            )
+
     def __call__(self, moment: Moment) -> Values:
         """Return zeros and ones."""
         step = steps(moment.placed)
-        inside = (step >= self.start) & (step < (self.stop or torch.iinfo(step.dtype).max))
+        end = torch.iinfo(step.dtype).max if self.stop is None else self.stop
+        inside = (step >= self.start) & (step < end)
         return inside.to(moment.x.dtype)
 
     def __repr__(self) -> str:
         """Return `steps(0, 8)`."""
-        return f"steps({self.start}, {'' if self.stop is None else self.stop})"
+        return f"steps({self.start}{'' if self.stop is None else f', {self.stop}'})"
+
+
+@dataclass(frozen=True)
+class Schedule(Combining):
+    """One value a generated step, the last one from there on; the prompt has the first.
+
+    >>> sl.add(directions["resid_post", 2]).when(Schedule([1.0, 0.5, 0.0]))
+    Steering(1 * schedule(1, 0.5, 0) * add('direction') @ blocks.2.hook_resid_post[everywhere])
+    """
+
+    values: Sequence[float]
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError unless the values are finite numbers, one or more."""
+        if not len(self.values) or not all(map(isfinite, self.values)):
+            raise BadInputError(f"A schedule holds one finite number or more; got {self.values}.")
+        object.__setattr__(self, "values", tuple(self.values))
+
+    def __call__(self, moment: Moment) -> Values:
+        """Return each step's value."""
+        step = steps(moment.placed).clamp(0, len(self.values) - 1)
+        return torch.tensor(self.values, device=step.device, dtype=moment.x.dtype)[step]
+
+    def __repr__(self) -> str:
+        """Return the values."""
+        return f"schedule({', '.join(map(number, self.values))})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +110,18 @@ class Latch(Combining):
 
     gate: Signal
 
+    def __post_init__(self) -> None:
+        """Take numbers and functions as signals. Raises BadInputError on anything else."""
+        object.__setattr__(self, "gate", signal(self.gate))
+
     def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
         """Return the running maximum, pads and BOS left out."""
         values = _each(self.gate, moment)
         window = moment.placed
-        before = moment.memory.recall(self, window)
+        before = moment.recall(self)
         first = torch.zeros_like(values[:, :1]) if before is None else before[:, None]
         whole = torch.cat([first, values.masked_fill(~_words(window), 0)], 1).cummax(1).values
-        moment.memory.keep(self, window, whole[:, -1])
+        moment.keep(self, whole[:, -1])
         return whole[:, 1:]
 
     def __repr__(self) -> str:
@@ -97,7 +139,8 @@ class Hysteresis(Combining):
 
     def __post_init__(self) -> None:
         """Raise BadInputError where the bounds are the wrong way round."""
-        if self.shuts > self.opens:
+        object.__setattr__(self, "score", signal(self.score))
+        if not self.shuts <= self.opens:
             raise BadInputError(
                 f"It opens above {self.opens} and shuts below {self.shuts}: in between it would "
                 "do both. Give the lower bound for shutting."
@@ -108,13 +151,13 @@ class Hysteresis(Combining):
         score, window = _each(self.score, moment), moment.placed
         event = (score > self.opens).int() - (score < self.shuts).int()
         event = event.masked_fill(~_words(window), 0)
-        before = moment.memory.recall(self, window)
+        before = moment.recall(self)
         first = torch.full_like(event[:, :1], -1) if before is None else before[:, None]
         events = torch.cat([first, event], 1)
         column = torch.arange(events.shape[1], device=events.device).expand_as(events)
         latest = torch.where(events != 0, column, 0).cummax(1).values
         state = events.gather(1, latest)
-        moment.memory.keep(self, window, state[:, -1])
+        moment.keep(self, state[:, -1])
         return (state[:, 1:] > 0).to(moment.x.dtype)
 
     def __repr__(self) -> str:
@@ -132,15 +175,28 @@ class OfPrompt(Combining):
     signal: Signal
     pool: Literal["mean", "last"] = "mean"
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError on another way to pool."""
+        object.__setattr__(self, "signal", signal(self.signal))
+        if self.pool not in ("mean", "last"):
+            raise BadInputError(f"A prompt is pooled by 'mean' or 'last'; got {self.pool!r}.")
+
     def __call__(self, moment: Moment) -> Float[Tensor, "batch 1"]:
         """Return one value a row. Raises BadInputError on a prompt that comes in pieces."""
-        window = moment.placed
-        held = moment.memory.recall(self, window)
+        held = moment.recall(self)
         if held is None:
-            pooled = Moment(_pooled(moment.x, window, self.pool)[:, None], elsewhere=None)
-            held = self.signal(pooled)[:, 0]
-        moment.memory.keep(self, window, held)
+            held = self.signal(self._prompt(moment))[:, 0]
+        moment.keep(self, held)
         return held[:, None]
+
+    def _prompt(self, moment: Moment) -> Moment:
+        """The prompt as a text of one token, at every hook point."""
+        window = moment.placed
+
+        def elsewhere(name: str) -> Tensor:
+            return _pooled(moment.at(name).x, window, self.pool)[:, None]
+
+        return Moment(_pooled(moment.x, window, self.pool)[:, None], elsewhere=elsewhere)
 
     def __repr__(self) -> str:
         """Return `of_prompt(signal)`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,9 @@ from torch import Tensor
 from steerlens.basis import Basis, orthonormal_factor
 from steerlens.cards import number
 from steerlens.directions import Direction
-from steerlens.signals.signal import Combining, Moment, Signal, Values
+from steerlens.errors import BadInputError
+from steerlens.signals.moment import Moment
+from steerlens.signals.signal import Combining, Signal, Values, signal
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +29,18 @@ class Probe(Combining):
     direction: Direction
     bias: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError on anything but a direction."""
+        check_direction(self.direction, "A probe")
+
     def __call__(self, moment: Moment) -> Values:
         """Return the probability."""
         return torch.sigmoid(dots(moment.x, self.direction.vector) + self.bias)
 
     def __repr__(self) -> str:
-        """Return `probe('harm')`."""
-        return f"probe({self.direction.name!r})"
+        """Return `probe('harm')`, with the bias where there is one."""
+        bias = f", {number(self.bias)}" if self.bias else ""
+        return f"probe({self.direction.name!r}{bias})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +56,29 @@ class Cosine(Combining):
 
     condition: Direction | Basis
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError on anything but a direction or a basis."""
+        if not isinstance(self.condition, Direction | Basis):
+            raise BadInputError(
+                f"A cosine is with one Direction or Basis; got {type(self.condition).__name__}. A "
+                "vector becomes a Direction(hook_name, vector)."
+            )
+
     def __call__(self, moment: Moment) -> Values:
         """Return the cosine, 0 where the activation is."""
         x = moment.x
         length: Tensor = x.flatten(2).norm(dim=-1).clamp_min(1e-12)
-        if isinstance(self.condition, Direction):
-            vector = self.condition.vector
-            cosine: Tensor = dots(x, vector) / (length * float(vector.norm().clamp_min(1e-12)))
-            return cosine
-        factor = orthonormal_factor(self.condition.only().flatten(1)).to(x.device, x.dtype)
-        inside: Tensor = (x.flatten(2) @ factor.T).norm(dim=-1) / length
-        return inside
+        inside: Tensor = x.flatten(2) @ self._rows.to(x.device, x.dtype).T
+        whole = inside[..., 0] if isinstance(self.condition, Direction) else inside.norm(dim=-1)
+        return whole / length
+
+    @cached_property
+    def _rows(self) -> Float[Tensor, "k d"]:
+        """Orthonormal rows of what is compared with; plain tensors, whatever pass asks first."""
+        with torch.inference_mode(False):
+            if isinstance(self.condition, Direction):
+                return self.condition.unit().vector.flatten()[None]
+            return orthonormal_factor(self.condition.only().flatten(1))
 
     def __repr__(self) -> str:
         """Return `cosine('harm')`."""
@@ -71,9 +91,18 @@ class Projection(Combining):
 
     direction: Direction
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError on anything but a direction."""
+        check_direction(self.direction, "A projection")
+
     def __call__(self, moment: Moment) -> Values:
         """Return the dot product with the unit vector."""
-        return dots(moment.x, self.direction.unit().vector)
+        return dots(moment.x, self._unit)
+
+    @cached_property
+    def _unit(self) -> Float[Tensor, "*unit"]:
+        with torch.inference_mode(False):
+            return self.direction.unit().vector
 
     def __repr__(self) -> str:
         """Return `projection('harm')`."""
@@ -88,6 +117,10 @@ class Relu(Combining):
     start: float = 0.0
     slope: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Take numbers and functions as signals. Raises BadInputError on anything else."""
+        object.__setattr__(self, "score", signal(self.score))
+
     def __call__(self, moment: Moment) -> Values:
         """Return the rectified score."""
         return (self.slope * (self.score(moment) - self.start)).clamp_min(0)
@@ -96,6 +129,15 @@ class Relu(Combining):
         """Return `relu(score)`."""
         past = f" - {number(self.start)}" if self.start else ""
         return f"relu({self.score!r}{past})"
+
+
+def check_direction(value: object, what: str) -> None:
+    """Raise BadInputError on anything but one Direction."""
+    if not isinstance(value, Direction):
+        raise BadInputError(
+            f"{what} needs one Direction; got {type(value).__name__}. A vector becomes one by "
+            "Direction(hook_name, vector); of several directions choose one."
+        )
 
 
 def dots(

@@ -6,81 +6,21 @@ its text, and what the signal kept from earlier passes over the same text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
+from math import isfinite
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens import positions
 from steerlens.cards import number
 from steerlens.errors import BadInputError
-from steerlens.positions import Window
+from steerlens.signals.moment import Moment
 
 Values = Float[Tensor, "#batch #pos"]
-
-
-class Memory:
-    """What signals kept at the columns where passes over the current text ended."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._text = -1
-        self._kept: dict[tuple[object, int], Tensor] = {}
-
-    def recall(self, key: object, window: Window) -> Tensor | None:
-        """Return what was kept where this pass begins; None at the beginning of a text.
-
-        Raises BadInputError where the text so far passed unseen.
-        """
-        if window.text != self._text:
-            self._text, self._kept = window.text, {}
-        if window.start == 0:
-            return None
-        if (key, window.start) not in self._kept:
-            raise BadInputError(
-                f"{key!r} needs the text from its beginning, and this pass continues a KV cache "
-                "that was filled without it. Fill the cache while the steering is on."
-            )
-        return self._kept[key, window.start]
-
-    def keep(self, key: object, window: Window, value: Tensor) -> None:
-        """Keep a value for the pass that begins where this one ends."""
-        self._kept[key, window.start + window.index.shape[1]] = value
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What a signal may look at in one pass."""
-
-    x: Float[Tensor, "batch pos *unit"]
-    """What is read, in float32 or wider."""
-    window: Window | None = None
-    """Where its tokens stand; None only outside of a pass."""
-    h: Float[Tensor, "batch pos *written"] | None = None
-    """The activation that is written, where it is not what is read."""
-    memory: Memory = field(default_factory=Memory)
-    elsewhere: Callable[[str], Tensor] | None = None
-    """Activations of other hook points, earlier in the pass."""
-
-    @property
-    def placed(self) -> Window:
-        """The window. Raises BadInputError outside of a pass."""
-        if self.window is None:
-            raise BadInputError("This signal needs to know where its tokens stand in their text.")
-        return self.window
-
-    @property
-    def written(self) -> Tensor:
-        """The activation that is written."""
-        return self.x if self.h is None else self.h
-
-    def at(self, hook_name: str) -> Moment:
-        """Return the moment as seen at another hook point."""
-        if self.elsewhere is None:
-            raise BadInputError(f"Nothing reads {hook_name!r} here: it is read in a steered pass.")
-        return replace(self, x=self.elsewhere(hook_name), h=self.written)
 
 
 @runtime_checkable
@@ -92,34 +32,76 @@ class Signal(Protocol):
 
 
 class Combining:
-    """The operators of signals: `a & b`, `a | b`, `~a`, `score > 0.3`, `.at(hook_name)`.
+    """The base of signals: `a & b`, `a | b`, `~a`, `score > 0.3`, `2 * a`, `.at(hook_name)`.
 
-    For soft gates too: `&` is the product, `~` is 1 - g, and `|` follows by De Morgan.
+    The operators are for soft gates too: `&` is the product, `~` is 1 - g, and `|` follows by De
+    Morgan. Numbers, values a row and functions combine like signals.
+
+    A signal of your own is a subclass with `__call__(moment)`; a plain function of what is read
+    needs no class.
+
+    >>> from steerlens.signals import Projection
+    >>> score = Projection(directions["resid_post", 2])
+    >>> (score > 0.3) & ~(score > 2.0)
+    (projection('direction') > 0.3) * ~(projection('direction') > 2)
     """
+
+    __array_ufunc__ = None  # an array times a signal is ours to tell, not numpy's entry by entry
 
     def __and__(self, other: object) -> Signal:
         """Return the product: open where both are."""
-        return product(_signal(self), _signal(other))
+        return product(signal(self), signal(other))
+
+    __rand__ = __and__
+
+    def __mul__(self, other: object) -> Signal:
+        """Return the product."""
+        if not isinstance(other, int | float | Tensor | Sequence | Combining):
+            return NotImplemented
+        return self & other
+
+    __rmul__ = __mul__
 
     def __or__(self, other: object) -> Signal:
         """Return 1 - (1 - a)(1 - b): open where either is."""
-        return inverse(product(inverse(_signal(self)), inverse(_signal(other))))
+        return inverse(product(inverse(signal(self)), inverse(signal(other))))
+
+    __ror__ = __or__
 
     def __invert__(self) -> Signal:
         """Return 1 - g."""
-        return inverse(_signal(self))
+        return inverse(signal(self))
+
+    def __neg__(self) -> Signal:
+        """Return the signal with its sign changed."""
+        return product(Constant(-1.0), signal(self))
 
     def __gt__(self, bound: float) -> Signal:
         """Return 1 where the score lies above the bound, 0 elsewhere."""
-        return Threshold(_signal(self), bound, above=True)
+        return Threshold(signal(self), _bound(bound), above=True)
 
     def __lt__(self, bound: float) -> Signal:
         """Return 1 where the score lies below the bound, 0 elsewhere."""
-        return Threshold(_signal(self), bound, above=False)
+        return Threshold(signal(self), _bound(bound), above=False)
+
+    def __ge__(self, bound: float) -> Signal:
+        """Return 1 where the score reaches the bound, 0 elsewhere."""
+        return ~cast(Combining, self < bound)
+
+    def __le__(self, bound: float) -> Signal:
+        """Return 1 where the score is no higher than the bound, 0 elsewhere."""
+        return ~cast(Combining, self > bound)
+
+    def __bool__(self) -> bool:
+        """Raise BadInputError: `and`, `or`, `not` and `0.1 < a < 0.5` would drop a half."""
+        raise BadInputError(
+            f"{self!r} is neither true nor false before a pass. Combine signals by &, | and ~, "
+            "each comparison in brackets: (a > 0.1) & (a < 0.5)."
+        )
 
     def at(self, hook_name: str) -> Signal:
         """Return the signal as read at another hook point, earlier in the pass."""
-        return At(_signal(self), hook_name)
+        return At(signal(self), hook_name)
 
 
 @dataclass(frozen=True)
@@ -148,7 +130,8 @@ class Rows(Combining):
         x = moment.x
         if len(self.values) != len(x):
             raise BadInputError(
-                f"{len(self.values)} values, one a row, meet a batch of {len(x)} rows."
+                f"{len(self.values)} values, one a row, meet a batch of {len(x)} rows. Run all "
+                "their prompts in one batch, or give one number."
             )
         return self.values.to(x.device, x.dtype)[:, None]
 
@@ -166,8 +149,17 @@ class Function(Combining):
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, moment: Moment) -> Tensor:
-        """Return the function's values."""
-        return self.function(moment.x)
+        """Return the function's values. It sees a copy, so that nothing it does is written.
+
+        Raises BadInputError on anything but a tensor.
+        """
+        values = self.function(moment.x.clone())
+        if not isinstance(values, Tensor):
+            raise BadInputError(
+                f"The function {self!r} gave {type(values).__name__}. As a signal it maps (batch, "
+                "pos, ...) to a tensor (batch, pos)."
+            )
+        return values.to(moment.x.dtype)
 
     def __repr__(self) -> str:
         """Return the function's name."""
@@ -201,8 +193,10 @@ class Inverse(Combining):
         return 1 - self.signal(moment)
 
     def __repr__(self) -> str:
-        """Return `~g`."""
-        return f"~({self.signal!r})" if isinstance(self.signal, Product) else f"~{self.signal!r}"
+        """Return `~g`; of a product, what De Morgan makes of it."""
+        if isinstance(self.signal, Product):
+            return f"({inverse(self.signal.first)!r} | {inverse(self.signal.second)!r})"
+        return f"~{self.signal!r}"
 
 
 @dataclass(frozen=True)
@@ -262,16 +256,48 @@ def inverse(signal: Signal) -> Signal:
     return Rows(1 - signal.values) if isinstance(signal, Rows) else Inverse(signal)
 
 
-def hook_points(signal: object) -> Iterator[str]:
-    """Yield the hook points that a signal reads besides the one it stands at."""
-    if isinstance(signal, At):
-        yield signal.hook_name
-    if is_dataclass(signal) and not isinstance(signal, type):
-        for each in fields(signal):
-            yield from hook_points(getattr(signal, each.name))
+def signal(value: object) -> Signal:
+    """Return the signal that a number, values a row, or a function stands for.
+
+    Raises BadInputError on anything else, and on numbers that are not finite.
+
+    >>> signal(4), signal([1.0, -1.0])
+    (4, rows(1, -1))
+    """
+    if isinstance(value, Combining):
+        return cast(Signal, value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _constant(float(value))
+    if isinstance(value, positions.Combining):
+        raise BadInputError(f"{value!r} are positions: give them to positions= or .where(...).")
+    if callable(value) and not isinstance(value, Tensor | type):
+        return Function(cast(Callable[[Tensor], Tensor], value))
+    if isinstance(value, str | bool | type | None) or is_dataclass(value):
+        raise BadInputError(
+            f"{value!r} is no coefficient and no gate. Give a number, one a row, a function of "
+            "what is read, or a signal of steerlens.signals, such as Probe(direction) or "
+            "Cosine(direction) > 0.2."
+        )
+    try:
+        values = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise BadInputError(f"Values a row are a list of finite numbers; got {value!r}.") from None
+    if values.ndim == 0:
+        return _constant(float(values))
+    if values.ndim != 1 or not len(values) or not torch.isfinite(values).all():
+        raise BadInputError(
+            f"Values a row are a list of finite numbers; got shape {tuple(values.shape)}."
+        )
+    return Rows(values.detach().clone())
 
 
-def _signal(value: Any) -> Signal:
-    if not isinstance(value, Signal):
-        raise BadInputError(f"Only signals combine; got {value!r}. Make it one by signal(...).")
-    return value
+def _bound(value: object) -> float:
+    if not isinstance(value, int | float) or value != value:
+        raise BadInputError(f"A score is compared with a number; got {value!r}.")
+    return float(value)
+
+
+def _constant(value: float) -> Constant:
+    if not isfinite(value):
+        raise BadInputError(f"A coefficient or gate is a finite number; got {value}.")
+    return Constant(value)

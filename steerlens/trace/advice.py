@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
 
 import torch
 from jaxtyping import Bool
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from steerlens.basis import Basis
 from steerlens.cards import share
-from steerlens.directions import Direction
 from steerlens.host import hook_name, split_name
 from steerlens.interventions import Intervention
-from steerlens.signals import At, fixed
+from steerlens.positions import missed
+from steerlens.signals import fixed, looked_for
 from steerlens.trace.texts import TracedText
 from steerlens.transforms import Add
 
@@ -76,7 +75,7 @@ def _silence(leaf: Intervention, picked: Bool[Tensor, " token"], open_: Tensor) 
     if not bool(picked.any()):
         return (
             f"wrote on 0 of {len(picked)} tokens: its positions picked none of them. "
-            "Choose others, as steering.where('predicting')."
+            f"{missed(leaf.positions)}"
         )
     if not bool(open_.any()) and not fixed(leaf.gate):
         return (
@@ -107,25 +106,14 @@ def _placed(leaf: Intervention) -> Iterator[str]:
             f"Give {there}; or, if it is meant here, direction.at({at!r})."
         )
     for noun, signal in (("coefficient", leaf.coeff), ("gate", leaf.gate)):
-        for name, own, read in _read(signal, place):
+        for held, read in looked_for(signal, place):
+            own = tuple(held.vectors) if isinstance(held, Basis) else (held.hook_name,)
             if not any(_same(each, read) for each in own):
                 yield (
                     f"reads {read} and writes {leaf.hook_name}: its {noun} looks there for "
-                    f"{name!r}, found at {', '.join(own)}. Read it where it was found, by "
+                    f"{held.name!r}, found at {', '.join(own)}. Read it where it was found, by "
                     f"signal.at({own[0]!r}); or, if it is meant here, direction.at({read!r})."
                 )
-
-
-def _read(signal: object, place: str) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Yield each direction of a signal: its name, where it was found, and where it is read."""
-    if isinstance(signal, Direction):
-        yield signal.name, (signal.hook_name,), place
-    elif isinstance(signal, Basis):
-        yield signal.name, tuple(signal.vectors), place
-    elif is_dataclass(signal) and not isinstance(signal, type):
-        here = signal.hook_name if isinstance(signal, At) else place
-        for each in fields(signal):
-            yield from _read(getattr(signal, each.name), here)
 
 
 def _same(one: str, other: str) -> bool:

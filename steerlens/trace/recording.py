@@ -7,7 +7,7 @@ and moved to the CPU at the end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +38,11 @@ class _Record:
     by_head: Tensor | None
     """Norms of each head's change and activation: (2, batch, pos, head)."""
 
+    @property
+    def end(self) -> int:
+        """The column after its last."""
+        return self.start + self.values.shape[2]
+
 
 @dataclass
 class _Draft:
@@ -45,6 +50,8 @@ class _Draft:
     real: Tensor
     prompt_lengths: Tensor
     records: list[_Record] = field(default_factory=list)
+    serial: int = 0
+    """The latest pass over it."""
 
 
 class Trace:
@@ -71,7 +78,7 @@ class Trace:
     def texts(self) -> tuple[TracedText, ...]:
         """The texts traced. Raises BadInputError inside the `with` block."""
         if self._texts is None:
-            raise BadInputError("The trace is complete only after its `with` block is left.")
+            raise BadInputError("A trace is complete once `with steering.trace(model)` is left.")
         return self._texts
 
     def record(
@@ -93,10 +100,7 @@ class Trace:
             return
         if clock.tokens is None or window.prompt_lengths is None:
             raise BadInputError("A trace needs tokens and prompt_lengths; give them to trace().")
-        draft = self._drafts.setdefault(
-            clock.text, _Draft(clock.tokens, clock.real, window.prompt_lengths)
-        )
-        draft.tokens, draft.real = clock.tokens, clock.real
+        draft = self._draft(clock, window.prompt_lengths)
         norms = change.flatten(2).norm(dim=-1), h.flatten(2).norm(dim=-1)
         along = _along(self.interventions[leaf], change)
         columns = [picked, strength.coeff, strength.gate, *norms, along]
@@ -104,6 +108,19 @@ class Trace:
         each = [part.detach().norm(dim=-1) for part in (change, h)]
         by_head = torch.stack(each) if change.ndim == 4 else None
         draft.records.append(_Record(clock.start, leaf, values, by_head))
+
+    def _draft(self, clock: Clock, prompt_lengths: Tensor) -> _Draft:
+        """The text under way; a second continuation of one cache is a text of its own."""
+        assert clock.tokens is not None
+        draft = self._drafts.get(clock.text)
+        if draft is None:
+            draft = self._drafts[clock.text] = _Draft(clock.tokens, clock.real, prompt_lengths)
+        elif clock.serial != draft.serial and 0 < clock.start < draft.tokens.shape[1]:
+            self._drafts[-len(self._drafts) - 1] = replace(draft)
+            shared = [each for each in draft.records if each.end <= clock.start]
+            draft = self._drafts[clock.text] = replace(draft, records=shared)
+        draft.tokens, draft.real, draft.serial = clock.tokens, clock.real, clock.serial
+        return draft
 
     def finish(self, clock: Clock) -> None:
         """Assemble the records and move them to the CPU, as plain tensors.
@@ -120,7 +137,7 @@ class Trace:
         values = torch.full((6, len(self.interventions), rows, total), torch.nan)
         by_head: dict[int, Tensor] = {}
         for record in draft.records:
-            end = record.start + record.values.shape[2]
+            end = record.end
             values[:, record.leaf, :, record.start : end] = record.values.cpu()
             if record.by_head is not None:
                 heads = record.by_head.shape[3]
@@ -147,8 +164,10 @@ class Trace:
         """Return a tidy table: a line for each text, row, token and intervention.
 
         Columns: `text`, `row`, `pos`, `token`, `generated`, `layer`, `hook_name`, `intervention`
-        (its formula), `coeff`, `gate`, `strength` (their product), `change_norm`, `stream_norm`,
-        `share` (of the stream that the change is) and `along` (the change along the direction).
+        (its formula), `picked` (by its positions), `coeff`, `gate` (0 where not picked),
+        `strength` (their product), `change_norm`, `stream_norm`, `share` (of the stream that the
+        change is) and `along` (the change along the direction). A generated text's last token is
+        never read by the model, and has no line.
         Pads are left out. Raises BadInputError inside the `with` block.
 
         >>> frame = trace.frame()

@@ -17,7 +17,7 @@ from steerlens.trace.texts import TracedText
 if TYPE_CHECKING:
     import pandas
 
-VALUES = ("coeff", "gate", "strength", "change_norm", "stream_norm", "share", "along")
+VALUES = ("picked", "coeff", "gate", "strength", "change_norm", "stream_norm", "share", "along")
 """What a line tells of a token under an intervention, by the name of a TracedText's attribute."""
 HEAD_VALUES = ("head", "change_norm", "stream_norm", "share")
 

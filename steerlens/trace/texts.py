@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class TracedText:
     """One text, or batch of texts, that passed while a trace was on.
 
@@ -41,6 +41,11 @@ class TracedText:
     """Norm of the change of each head, for interventions (by number) that write heads."""
     stream_by_head: Mapping[int, Float[Tensor, "batch pos head"]]
     """Norm of each head's activation before it was changed."""
+
+    def __repr__(self) -> str:
+        """Return its size."""
+        rows, pos = self.tokens.shape
+        return f"TracedText({len(self.coeff)} interventions, {rows} rows, {pos} tokens)"
 
     @property
     def strength(self) -> Float[Tensor, "intervention batch pos"]:

@@ -1,10 +1,12 @@
 """How: transforms, each giving its change in closed form, in float32."""
 
 from steerlens.transforms.entries import Affine as Affine
+from steerlens.transforms.entries import Erase as Erase
 from steerlens.transforms.entries import Function as Function
 from steerlens.transforms.entries import Scale as Scale
 from steerlens.transforms.exchange import Interchange as Interchange
 from steerlens.transforms.exchange import Replace as Replace
+from steerlens.transforms.exchange import stored_pass as stored_pass
 from steerlens.transforms.linear import Ablate as Ablate
 from steerlens.transforms.linear import Add as Add
 from steerlens.transforms.linear import Clamp as Clamp

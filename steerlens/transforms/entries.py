@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.directions import Eraser
 from steerlens.errors import BadInputError
-from steerlens.transforms.transform import Linear, Scaled
+from steerlens.transforms.transform import Linear, Scaled, own
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,7 +32,7 @@ class Scale(Linear):
 
     def __post_init__(self) -> None:
         """Raise BadInputError on factors that are not finite."""
-        _check_finite("Scale's factor", self.factor)
+        own(self, "factor")
 
     @property
     def unit_shape(self) -> tuple[int, ...]:
@@ -66,8 +67,16 @@ class Affine(Linear):
     scales: ClassVar[Scaled] = "share"
 
     def __post_init__(self) -> None:
-        """Raise BadInputError on maps that are not finite."""
-        _check_finite("Affine's weight and bias", torch.stack([self.weight, self.bias]))
+        """Raise BadInputError on maps that are not finite, or whose parts differ in shape."""
+        own(self, "weight", "bias", "low", "high")
+        parts = [part for part in (self.weight, self.bias, self.low, self.high) if part is not None]
+        if len({part.shape for part in parts}) > 1:
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise BadInputError(f"Affine's weight, bias and bounds share one shape; got {shapes}.")
+        if self.low is not None and self.high is not None and bool((self.low > self.high).any()):
+            raise BadInputError(
+                "Affine's low lies above its high somewhere: nothing is in between."
+            )
 
     @property
     def unit_shape(self) -> tuple[int, ...]:
@@ -91,6 +100,37 @@ class Affine(Linear):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Erase(Linear):
+    """Δ = -v (wᵀ(x - μ)): what a linear probe could find of a concept is removed. A share.
+
+    Source: LEACE (arXiv 2306.03819), fitted by `directions.Eraser.of`. With heads, all of them
+    as one vector.
+
+    >>> from steerlens.directions import Eraser
+    >>> eraser = Eraser.of(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(1, 2))
+    >>> Erase(eraser, "blocks.0.hook_resid_post")
+    erase(d=2)
+    """
+
+    eraser: Eraser
+    hook_name: str | None = None
+    scales: ClassVar[Scaled] = "share"
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        """The shape that the eraser was fitted on."""
+        return tuple(self.eraser.mean.shape)
+
+    def __call__(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "batch pos *unit"]:
+        """Return what erasing adds."""
+        return self.eraser.delta(x)
+
+    def __repr__(self) -> str:
+        """Return the size."""
+        return f"erase(d={'x'.join(map(str, self.unit_shape))})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Function(Linear):
     """Δ = f(x): any function of the user's, from activations to their change. An amplitude.
 
@@ -104,8 +144,11 @@ class Function(Linear):
     unit_shape: ClassVar[None] = None
 
     def __call__(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "..."]:
-        """Return the function's change. Raises BadInputError on one that does not fit."""
-        change = self.function(x)
+        """Return the function's change. It sees a copy, so that nothing else is written.
+
+        Raises BadInputError on a change that does not fit.
+        """
+        change = self.function(x.clone())
         if not isinstance(change, Tensor) or change.shape[:2] not in (x.shape[:2], (1, 1)):
             shape = tuple(change.shape) if isinstance(change, Tensor) else type(change).__name__
             raise BadInputError(
@@ -116,8 +159,3 @@ class Function(Linear):
     def __repr__(self) -> str:
         """Return the function's name."""
         return f"function({getattr(self.function, '__name__', self.function)})"
-
-
-def _check_finite(what: str, values: Tensor) -> None:
-    if not torch.isfinite(values).all():
-        raise BadInputError(f"{what} must be finite everywhere.")

@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.basis import Basis
+from steerlens.cards import count
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
+from steerlens.host import Host, check_by_token, check_hook_name, device_of
+from steerlens.passes import telling
 from steerlens.positions import Window
-from steerlens.transforms.linear import Along, unit_vectors
+from steerlens.text import Item, encode, pad
+from steerlens.transforms.linear import Along
 from steerlens.transforms.transform import Linear, Scaled
 
 
 class Stored(Linear):
-    """Activations of a reference pass: one a row (batch, *unit), or (batch, index, *unit)."""
+    """Activations of a reference pass: one a row (batch, *unit), or (batch, index, *unit).
+
+    By index, NaN stands where nothing is stored, as `stored_pass` leaves it past a row's end.
+    """
 
     reference: Tensor
     by_index: bool
+
+    def _keep_reference(self, unit_shape: tuple[int, ...] | None) -> None:
+        """Make the reference its own. Raises BadInputError on one of another shape."""
+        given: Any = self.reference
+        dims = 3 if self.by_index else 2
+        if not isinstance(given, Tensor) or not given.is_floating_point() or given.ndim < dims:
+            shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise BadInputError(
+                "A reference is a tensor (row, *unit), one activation a row, or with "
+                f"by_index=True (row, index, *unit), as stored_pass gives it; got {shape}."
+            )
+        if unit_shape is not None and tuple(given.shape[dims - 1 :]) != unit_shape:
+            one = "(row, index, *unit)" if self.by_index else "(row, *unit)"
+            hint = "" if self.by_index else ", or by_index=True for one a position"
+            raise BadInputError(
+                f"The reference has shape {tuple(given.shape)}. It should be {one}, with unit "
+                f"{unit_shape}{hint}."
+            )
+        object.__setattr__(self, "reference", given.detach().clone())
+
+    def _held(self) -> str:
+        each = f" of {self.reference.shape[1]} tokens" if self.by_index else ""
+        return f"{count(len(self.reference), 'stored row')}{each}"
 
     def _at(self, x: Tensor, window: Window | None) -> Tensor:
         """The stored activations for these rows and positions, shaped like `x`."""
@@ -38,12 +69,16 @@ class Stored(Linear):
         index = window.index.clamp(0, rows.shape[1] - 1)
         return rows[torch.arange(len(x), device=index.device)[:, None], index]
 
-    def _stored(self, x: Tensor, window: Window | None) -> Tensor:
-        """Which positions the reference covers, to leave the others alone."""
-        if not self.by_index or window is None:
-            return torch.ones(1, 1, *[1] * (x.ndim - 2), dtype=torch.bool, device=x.device)
-        covered = window.index < self.reference.shape[1]
-        return covered.reshape(*covered.shape, *[1] * (x.ndim - 2))
+    def _toward(
+        self, x: Tensor, strength: Tensor, window: Window | None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """What leads to the reference, and how to take a share of it where there is one."""
+        there = self._at(x, window)
+        stored = ~there.flatten(2).isnan().any(-1)
+        if self.by_index and window is not None:
+            stored = stored & (window.index < self.reference.shape[1])
+        stored = stored.reshape(*stored.shape, *[1] * (x.ndim - 2))
+        return there - x, lambda gap: torch.where(stored, strength * gap, 0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +86,8 @@ class Replace(Stored):
     """Δ = r - x: activations become those of a reference pass. A share.
 
     `reference` holds one activation a row, or with `by_index` one for each absolute position of
-    each row (BOS is 0); positions past it are left alone. One row serves every row.
+    each row (BOS is 0), as `stored_pass` gives it; positions past it are left alone. One row
+    serves every row. Columns of a left-padded cache are not absolute positions.
 
     >>> Replace(torch.tensor([[1.0, 2.0]])).change(torch.zeros(1, 3, 2), torch.tensor(1.0))
     tensor([[[1., 2.],
@@ -64,6 +100,10 @@ class Replace(Stored):
     hook_name: str | None = None
     scales: ClassVar[Scaled] = "share"
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError on a reference that is no tensor of activations."""
+        self._keep_reference(None)
+
     @property
     def unit_shape(self) -> tuple[int, ...]:
         """The shape of one stored activation."""
@@ -73,12 +113,12 @@ class Replace(Stored):
         self, x: Tensor, strength: Float[Tensor, "..."], window: Window | None = None
     ) -> Float[Tensor, "..."]:
         """Return the share of the way to the stored activation."""
-        gap = self._at(x, window) - x
-        return torch.where(self._stored(x, window), strength * gap, 0)
+        gap, share = self._toward(x, strength, window)
+        return share(gap)
 
     def __repr__(self) -> str:
         """Return how many rows are stored."""
-        return f"replace({len(self.reference)} stored rows)"
+        return f"replace({self._held()})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,21 +136,44 @@ class Interchange(Stored, Along):
 
     def __post_init__(self) -> None:
         """Raise BadInputError on a reference of another shape."""
-        if self.units is None:
-            object.__setattr__(self, "units", unit_vectors(self.along))
-        if tuple(self.reference.shape[2 if self.by_index else 1 :]) != self.unit_shape:
-            raise BadInputError(
-                f"The reference has shape {tuple(self.reference.shape)}; a row of it should be "
-                f"{self.unit_shape}{' a position' if self.by_index else ''}."
-            )
+        self._keep_units()
+        self._keep_reference(self.unit_shape)
 
     def change(
         self, x: Tensor, strength: Float[Tensor, "..."], window: Window | None = None
     ) -> Float[Tensor, "..."]:
         """Return the share of the way to the stored component."""
-        gap = self._vector(self._coordinates(self._at(x, window) - x))
-        return torch.where(self._stored(x, window), strength * gap, 0)
+        gap, share = self._toward(x, strength, window)
+        return share(self._vector(self._coordinates(gap)))
 
     def __repr__(self) -> str:
         """Return `interchange('truth', 4 stored rows)`."""
-        return f"interchange({self.along.name!r}, {len(self.reference)} stored rows)"
+        return f"interchange({self.along.name!r}, {self._held()})"
+
+
+def stored_pass(
+    model: Host, prompts: Sequence[Item], hook_name: str
+) -> Float[Tensor, "row index *unit"]:
+    """Return the activations of prompts at a hook point, by absolute index, BOS at 0.
+
+    The reference of `Replace` and `Interchange` with `by_index=True`; NaN past each row's end.
+    Runs under whatever steering is on. Raises UnknownNameError or HookError on a hook point that
+    cannot be read. Cost: one pass over the prompts, as one batch.
+
+    >>> stored_pass(model, ["a good day"], "blocks.2.hook_resid_post").shape
+    torch.Size([1, 4, ...])
+    """
+    check_by_token(check_hook_name(model, hook_name))
+    if isinstance(prompts, str) or not len(prompts):
+        raise BadInputError("Give a list of prompts, one or more.")
+    batch = pad(model, [encode(model, prompt) for prompt in prompts], device_of(model))
+    kept: list[Tensor] = []
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        kept.append(activation.detach().float().clone())
+
+    with torch.no_grad(), telling(model, batch), model.hooks(fwd_hooks=[(hook_name, keep)]):
+        model(batch.tokens)
+    [found] = kept
+    real = batch.real.reshape(*batch.real.shape, *[1] * (found.ndim - 2))
+    return found.masked_fill(~real, torch.nan).cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from steerlens.basis import Basis, orthonormal_factor
 from steerlens.cards import number
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.transforms.transform import Linear, Scaled
+from steerlens.transforms.transform import Linear, Scaled, own
 
 
 class Along(Linear):
@@ -35,6 +35,7 @@ class Along(Linear):
 
     def _keep_units(self) -> None:
         if self.units is None:
+            check_along(self.along, Direction | Basis)
             object.__setattr__(self, "units", unit_vectors(self.along))
 
     def _coordinates(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "k batch pos ..."]:
@@ -48,6 +49,16 @@ class Along(Linear):
         first, *rest = [value * unit for value, unit in parts]
         total: Tensor = sum(rest, first)
         return total
+
+
+def check_along(value: object, kinds: Any) -> None:
+    """Raise BadInputError on anything but a direction (or a basis, where that will do)."""
+    if not isinstance(value, kinds):
+        wanted = "one Direction" if kinds is Direction else "a Direction or a Basis"
+        raise BadInputError(
+            f"This transform needs {wanted}; got {type(value).__name__}. A vector becomes one by "
+            "Direction(hook_name, vector), a basis by basis.compose(weights)."
+        )
 
 
 def unit_vectors(along: Direction | Basis) -> Float[Tensor, "k *unit"]:
@@ -79,13 +90,17 @@ class Add(Linear):
 
     along: Direction
     vector: Tensor | None = None
-    name: str = ""
     scales: ClassVar[Scaled] = "amplitude"
 
     def __post_init__(self) -> None:
-        """Take the direction's vector."""
+        """Take the direction's vector. Raises BadInputError on anything but a direction."""
         if self.vector is None:
+            check_along(self.along, Direction)
             object.__setattr__(self, "vector", self.along.vector)
+
+    def at_length_one(self) -> Add:
+        """Return the addition of the unit vector."""
+        return Add(self.along.unit())
 
     @property
     def hook_name(self) -> str:
@@ -104,7 +119,7 @@ class Add(Linear):
 
     def __repr__(self) -> str:
         """Return `add('refusal')`."""
-        return f"add({self.name or self.along.name!r})"
+        return f"add({self.along.name!r})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,6 +168,7 @@ class MeanAblate(Along):
     def __post_init__(self) -> None:
         """Raise BadInputError on a zero vector, or a mean of another shape."""
         self._keep_units()
+        own(self, "mean")
         if tuple(self.mean.shape) != self.unit_shape:
             raise BadInputError(
                 f"The mean has shape {tuple(self.mean.shape)}; {self.along!r} needs "
@@ -173,14 +189,15 @@ class Clamp(Along):
     """Δ = û(clamp(ûᵀx, low, high) - ûᵀx): the component is kept in a range. A share.
 
     Without `low` it is a cap (as activation capping of the assistant axis); with `low` equal
-    to `high` the component is set. With heads, each head's own component is clamped.
+    to `high` the component is set. With a basis each coordinate along its orthonormal vectors
+    is kept in the range; with heads, each head's own.
 
     >>> up = Direction("blocks.0.hook_resid_post", torch.tensor([0.0, 2.0]))
     >>> Clamp(up, high=1.0)(torch.tensor([[[5.0, 3.0]]]))
     tensor([[[-0., -2.]]])
     """
 
-    along: Direction
+    along: Direction | Basis
     low: float | None = None
     high: float | None = None
     units: Tensor | None = None
@@ -191,7 +208,9 @@ class Clamp(Along):
         self._keep_units()
         if self.low is None and self.high is None:
             raise BadInputError("Clamp needs low, high or both.")
-        if self.low is not None and self.high is not None and self.low > self.high:
+        if any(bound != bound for bound in (self.low, self.high)):
+            raise BadInputError("A bound of Clamp is NaN.")
+        if self.low is not None and self.high is not None and not self.low <= self.high:
             raise BadInputError(f"Clamp's low {self.low} lies above its high {self.high}.")
 
     def __call__(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "batch pos *unit"]:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.errors import BadInputError
 from steerlens.positions import Window
 from steerlens.transforms.transform import Linear, Scaled, Transform
+
+VANISHED = 1e-4
+"""Share of an activation's length below which what is left of it is rounding."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KeepNorm(Linear):
     """Another transform's change, stretched so that the activation keeps its length.
 
-    With heads, each head keeps its own. The strength means what it means to the other.
+    Where the other leaves nothing of an activation (`VANISHED` of its length or less) there is
+    nothing to stretch, and it stays as it is. With heads, each head keeps its own. The strength
+    means what it means to the other.
 
     >>> import torch
     >>> from steerlens import Direction
@@ -27,6 +34,14 @@ class KeepNorm(Linear):
     """
 
     inner: Transform
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on anything but a transform."""
+        if not isinstance(self.inner, Transform):
+            raise BadInputError(
+                f"KeepNorm wraps a transform, such as Add(direction); got "
+                f"{type(self.inner).__name__}."
+            )
 
     @property
     def scales(self) -> Scaled:
@@ -48,9 +63,9 @@ class KeepNorm(Linear):
     ) -> Float[Tensor, "..."]:
         """Return what leads from x to the steered activation at x's length."""
         steered = x + self.inner.change(x, strength, window)
-        length = steered.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        change: Tensor = steered * (x.norm(dim=-1, keepdim=True) / length) - x
-        return change
+        length, before = (each.norm(dim=-1, keepdim=True) for each in (steered, x))
+        change = steered * (before / length.clamp_min(1e-12)) - x
+        return torch.where(length > VANISHED * before, change, 0)
 
     def __repr__(self) -> str:
         """Return `keep_norm(inner)`."""

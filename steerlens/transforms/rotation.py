@@ -1,4 +1,4 @@
-"""Rotations in a plane: by an angle, and to an angle. Both keep every norm.
+"""Rotations in a plane: by an angle, and to an angle. Both keep norms (of all heads together).
 
 Source: angular steering (arXiv 2510.26243), with the change in closed form.
 """
@@ -6,19 +6,22 @@ Source: angular steering (arXiv 2510.26243), with the change in closed form.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi
-from typing import ClassVar
+from math import isfinite, pi
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.basis import orthonormal_factor
+from steerlens.basis import Basis, orthonormal_factor
 from steerlens.cards import number
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.positions import Window
+from steerlens.transforms.linear import check_along
 from steerlens.transforms.transform import Linear, Scaled
+
+P = TypeVar("P", bound="Planar")
 
 
 class Planar(Linear):
@@ -38,9 +41,22 @@ class Planar(Linear):
         """The shape of an activation there."""
         return tuple(self.first.vector.shape)
 
+    @classmethod
+    def of(cls: type[P], basis: Basis, **options: Any) -> P:
+        """Return the transform in the plane of a basis of two. Raises BadInputError on others."""
+        if len(basis) != 2:
+            raise BadInputError(
+                f"A plane is spanned by two directions; {basis!r} has {len(basis)}."
+            )
+        first, second = (basis[label] for label in basis)
+        made: P = cast(Any, cls)(first, second, **options)
+        return made
+
     def _keep_plane(self) -> None:
         if self.plane is not None:
             return
+        for each in (self.first, self.second):
+            check_along(each, Direction)
         self.first.check_beside(self.second)
         flat = torch.stack([self.first.vector, self.second.vector]).flatten(1)
         axes = orthonormal_factor(flat)
@@ -118,6 +134,8 @@ class RotateTo(Planar):
     def __post_init__(self) -> None:
         """Raise BadInputError on parallel directions."""
         self._keep_plane()
+        if not isfinite(self.angle):
+            raise BadInputError(f"An angle is a finite number of radians; got {self.angle}.")
 
     def change(
         self, x: Tensor, strength: Float[Tensor, "..."], window: Window | None = None

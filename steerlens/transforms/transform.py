@@ -62,6 +62,25 @@ class Linear:
             ) from None
 
 
+def own(value: object, *names: str) -> None:
+    """Make a transform's tensors its own: copied, detached. Raises BadInputError on others.
+
+    A field may be None; numbers that are not finite are refused.
+    """
+    for name in names:
+        given = getattr(value, name)
+        if given is None:
+            continue
+        if not isinstance(given, Tensor) or not given.is_floating_point():
+            raise BadInputError(
+                f"{type(value).__name__}'s {name} is a tensor of floats, shaped as an activation; "
+                f"got {type(given).__name__}."
+            )
+        if not torch.isfinite(given).all():
+            raise BadInputError(f"{type(value).__name__}'s {name} must be finite everywhere.")
+        object.__setattr__(value, name, given.detach().clone())
+
+
 def moved(value: T, device: torch.device, dtype: torch.dtype) -> T:
     """Return a transform or signal with its tensors on a device, floats in a computing dtype.
 

@@ -43,6 +43,10 @@ class View:
     legend: str = ""
     """An HTML fragment that explains the colours of the twin and of the drawing alike."""
 
+    def __repr__(self) -> str:
+        """Return the title; a notebook shows the view itself."""
+        return f"View({self.title or self.element or 'static'!r})"
+
     @property
     def key(self) -> str:
         """A name for the view on its page, from its content."""

@@ -1,0 +1,84 @@
+"""What a signal may look at: what is read, where it stands, and what was kept from before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.errors import BadInputError
+from steerlens.positions import Window
+
+
+class Memory:
+    """What signals kept at the columns where passes over the current text ended."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._text = -1
+        self._kept: dict[tuple[object, int], Tensor] = {}
+
+    def recall(self, key: tuple[object, str | None], window: Window) -> Tensor | None:
+        """Return what was kept where this pass begins; None at the beginning of a text.
+
+        Raises BadInputError where the text so far passed unseen.
+        """
+        if window.text != self._text:
+            self._text, self._kept = window.text, {}
+        if window.start == 0:
+            return None
+        if (key, window.start) not in self._kept:
+            raise BadInputError(
+                f"{key[0]!r} needs the text from its beginning, and this pass continues a KV cache "
+                "that was filled without it. Fill the cache while the steering is on."
+            )
+        return self._kept[key, window.start]
+
+    def keep(self, key: tuple[object, str | None], window: Window, value: Tensor) -> None:
+        """Keep a value for the pass that begins where this one ends."""
+        self._kept[key, window.start + window.index.shape[1]] = value
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a signal may look at in one pass."""
+
+    x: Float[Tensor, "batch pos *unit"]
+    """What is read, in float32 or wider."""
+    window: Window | None = None
+    """Where its tokens stand; None only outside of a pass."""
+    h: Float[Tensor, "batch pos *written"] | None = None
+    """The activation that is written, where it is not what is read."""
+    memory: Memory = field(default_factory=Memory)
+    elsewhere: Callable[[str], Tensor] | None = None
+    """Activations of other hook points, earlier in the pass."""
+    point: str | None = None
+    """The other hook point that is looked at; None at the leaf's own."""
+
+    @property
+    def placed(self) -> Window:
+        """The window. Raises BadInputError outside of a pass."""
+        if self.window is None:
+            raise BadInputError("This signal needs to know where its tokens stand in their text.")
+        return self.window
+
+    @property
+    def written(self) -> Tensor:
+        """The activation that is written."""
+        return self.x if self.h is None else self.h
+
+    def at(self, hook_name: str) -> Moment:
+        """Return the moment as seen at another hook point."""
+        if self.elsewhere is None:
+            raise BadInputError(f"Nothing reads {hook_name!r} here: it is read in a steered pass.")
+        return replace(self, x=self.elsewhere(hook_name), h=self.written, point=hook_name)
+
+    def recall(self, signal: object) -> Tensor | None:
+        """Return what a signal kept where this pass begins, of the point that it looks at."""
+        return self.memory.recall((signal, self.point), self.placed)
+
+    def keep(self, signal: object, value: Tensor) -> None:
+        """Keep a signal's value for the pass that begins where this one ends."""
+        self.memory.keep((signal, self.point), self.placed, value)
