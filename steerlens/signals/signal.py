@@ -1,8 +1,4 @@
-"""When and how much: gates, coefficients and weights are one type, a signal.
-
-A signal gives a number a token. It looks at a `Moment`: what is read there, where it stands in
-its text, and what the signal kept from earlier passes over the same text.
-"""
+"""When and how much: gates, coefficients and weights are one type, a number a token."""
 
 from __future__ import annotations
 

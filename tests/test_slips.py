@@ -1,0 +1,103 @@
+"""Slips of a first user, and what she is told: run apart, where no type checker speaks first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLIPS = """
+sl.add(d).when("predicting")                        #> no coefficient and no gate
+sl.add(d).when(None)                                #> no coefficient and no gate
+sl.add(d).when(d)                                   #> no coefficient and no gate
+sl.add(d).when(at.prompt)                           #> give them to positions=
+sl.add(d).when(lambda x: 0.5).on(m).run()           #> maps \\(batch, pos, ...\\) to a tensor
+sl.add(d, coeff=["a"])                              #> Values a row
+sl.add(d, coeff={1: 1.0, 9: 1.0})                   #> for layers 1, 9, and what is steered is at 1
+sl.add(None)                                        #> Give a Direction
+sl.add(b)                                           #> basis.compose
+sl.ablate(d.vector)                                 #> Give a Direction
+sl.steer(d)                                         #> is no transform
+sl.steer(lambda x: -x, d.hook_name)                 #> is no transform
+t.Add(b)                                            #> needs one Direction
+t.Rotate(b, d)                                      #> needs one Direction
+t.KeepNorm(d)                                       #> wraps a transform
+t.KeepNorm(sl.add(d))                               #> wraps a transform
+t.Affine(torch.ones(3), torch.ones(4))              #> share one shape
+t.Affine(0.9, 0.0)                                  #> is a tensor of floats
+t.Scale(d)                                          #> is a tensor of floats
+t.MeanAblate(d, d)                                  #> is a tensor of floats
+t.Clamp(d, high=float("nan"))                       #> NaN
+t.RotateTo(d, d2, angle=float("nan"))               #> finite number of radians
+t.Replace(torch.ones(4), by_index=True)             #> reference is a tensor
+t.Interchange(d, torch.ones(2, 3, 32))              #> by_index=True
+t.Interchange(d, {})                                #> reference is a tensor
+s.Cosine(d.vector)                                  #> one Direction or Basis
+s.Probe(b)                                          #> needs one Direction
+s.Probe(d) > s.Probe(d)                             #> compared with a number
+s.OfPrompt(s.Probe(d), "max")                       #> 'mean' or 'last'
+s.Latch("x")                                        #> no coefficient and no gate
+at.prompt and at.first(2)                           #> neither true nor false
+sl.add(d, positions=[1, 2])                         #> index\\(1\\) | index\\(2\\)
+sl.add(d, positions=True)                           #> are no positions
+sl.add(d, positions="good")                         #> matching
+sl.add(d, positions=lambda w: w.index).on(m).run()  #> True or False a token
+sl.add(d, positions="generated").on(m).run()        #> give prompt_lengths
+sl.add(d).layers([1])                               #> layers as numbers
+sl.add(d).on("gpt2").run()                          #> Load the model first
+sl.add(d).on(m, prompt_lengths=[0]).run()           #> one whole number a row
+sl.add(d).on(m, prompt_lengths=4).run()             #> one whole number a row
+sl.compare(m, sl.add(d), "One day")                 #> give a list of prompts
+sl.Basis.of(d, d2)                                  #> Basis.of\\(\\[a, b\\]\\)
+sl.Basis.of([d.vector])                             #> made of directions
+sl.Contrast.from_pairs(["a", "b"])                  #> Pairs are
+sl.find_directions(m, [("a", "b")])                 #> found in a Contrast
+sl.Direction(d.hook_name, [1.0])                    #> is a tensor
+"""
+
+PRELUDE = """
+import contextlib, re, sys, warnings
+import torch
+sys.path.insert(0, TESTS)
+from models import D_MODEL, hosts, random_rows, tiny
+import steerlens as sl
+from steerlens import positions as at, signals as s, transforms as t
+
+m = tiny("llama", hosts()[0])
+d = sl.Direction("blocks.1.hook_resid_post", torch.randn(D_MODEL), name="d")
+d2 = sl.Direction("blocks.1.hook_resid_post", torch.randn(D_MODEL), name="d2")
+b = sl.Basis.of([d, d2])
+
+def run(self):
+    with self as model:
+        model(random_rows([6])[0][None])
+
+contextlib._GeneratorContextManager.run = run
+warnings.simplefilter("error")
+for line in SLIPS.strip().splitlines():
+    code, wanted = line.split("#>")
+    try:
+        eval(code)
+    except (sl.SteerLensError, UserWarning) as error:
+        told = str(error)
+    except Exception as error:
+        told = f"a bare {type(error).__name__}: {error}"
+    else:
+        told = "nothing"
+    if not re.search(wanted.strip(), told):
+        print(f"{code.strip()} told: {told}")
+"""
+
+
+@pytest.mark.host
+def test_each_slip_is_told_clearly() -> None:
+    tests = str(Path(__file__).parent)
+    code = f"TESTS = {tests!r}\nSLIPS = {SLIPS!r}\n{PRELUDE}"
+    root = str(Path(tests).parent)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == ""
