@@ -11,7 +11,7 @@ import models
 import pytest
 import torch
 from cases import EACH_HOST
-from models import cached_forward, forward, padded, random_rows, tiny
+from models import cached_forward, forward, hosts, padded, random_rows, tiny
 from torch import Tensor
 
 import steerlens as sl
@@ -326,3 +326,23 @@ def test_on_stores_nothing(host: str) -> None:
     with plain.on(model), torch.no_grad():
         forward(model, row)
     assert alive(shape) == 0
+
+
+@pytest.mark.skipif("hooked_transformer" not in hosts(), reason="only this host freezes a cache")
+def test_two_continuations_of_one_cache_are_two_texts() -> None:
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    model = tiny("llama", "hooked_transformer")
+    tokens = random_rows([7])[0][None]
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, "cpu", 1)
+    with sl.add(UP, 2).trace(model, prompt_lengths=[3]) as trace:
+        model(tokens[:, :3], past_kv_cache=cache)
+        cache.freeze()
+        model(tokens[:, 3:7], past_kv_cache=cache)
+        model(tokens[:, 5:7], past_kv_cache=cache)
+    first, second = sorted(trace.texts, key=lambda text: text.tokens.shape[1], reverse=True)
+    assert first.tokens.equal(tokens)
+    assert second.tokens.equal(tokens[:, [0, 1, 2, 5, 6]])
+    for text in (first, second):
+        assert text.recorded.all()
+        assert text.written[0, 0].tolist() == [False] + [True] * (text.tokens.shape[1] - 1)
