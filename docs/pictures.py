@@ -45,7 +45,7 @@ def photograph(view: views.View, name: str, width: int, height: int) -> None:
 
 def first_cell(model: Any, directions: Any) -> views.View:
     """The README's first cell: sentiment found, added, traced."""
-    steering = sl.add(directions["resid_post", 2], coeff=2, positions="predicting")
+    steering = sl.add(directions["resid_post", 0], coeff=4, positions="predicting")
     torch.manual_seed(0)
     with steering.trace(model) as trace:
         print(model.generate(PROMPT, max_new_tokens=40, verbose=False))

@@ -412,7 +412,7 @@ def test_embeddings_as_hook_points_are_refused(host: str) -> None:
     model = tiny("gpt2", host)
     with (
         leaving_nothing(model),
-        pytest.raises(HookError, match=r"Steer 'blocks\.0\.hook_resid_pre'"),
+        pytest.raises(HookError, match=r"Take 'blocks\.0\.hook_resid_pre'"),
     ):
         with sl.add(sl.Direction("hook_embed", torch.ones(models.D_MODEL))).on(model):
             pass

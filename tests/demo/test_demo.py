@@ -61,7 +61,7 @@ def test_the_demo_steers_steerling_both_ways(tmp_path: Path) -> None:
     assert len({len(each.completions) for each in outcome.conditions}) == 1
     page = write_report(model, outcome, tmp_path / "report.html").read_text()
     assert sentence(outcome).split(";")[0] in page
-    assert "http" not in page.split("<script")[0]
+    assert "://" not in page.split("<script")[0]
 
 
 @pytest.mark.host
