@@ -18,7 +18,7 @@ import steerlens as sl
 from steerlens import views
 from steerlens.demo import load_model, world
 
-PROMPT = "One day Sam walked to the school."
+PROMPT = "On Friday I got the meal."
 BLUE, ORANGE = "#0072b2", "#d55e00"
 IMAGES = Path(__file__).with_name("images")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -45,7 +45,7 @@ def photograph(view: views.View, name: str, width: int, height: int) -> None:
 
 def first_cell(model: Any, directions: Any) -> views.View:
     """The README's first cell: sentiment found, added, traced."""
-    steering = sl.add(directions["resid_post", 0], coeff=4, positions="predicting")
+    steering = sl.add(directions["resid_post", 0], coeff=3, positions="predicting")
     torch.manual_seed(0)
     with steering.trace(model) as trace:
         print(model.generate(PROMPT, max_new_tokens=40, verbose=False))
@@ -243,7 +243,7 @@ def main() -> None:
     gates(model, directions)
     coefficients(model, directions)
     together(model, directions)
-    photograph(first_cell(model, directions), "tokens.png", 900, 330)
+    photograph(first_cell(model, directions), "tokens.png", 900, 240)
 
 
 if __name__ == "__main__":
