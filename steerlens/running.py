@@ -62,6 +62,8 @@ class Session:
         self.names = tuple(dict.fromkeys(leaf.hook_name for leaf in self.leaves))
         self._number = {id(leaf): i for i, leaf in enumerate(self.leaves)}
         self.reads = tuple(dict.fromkeys(read_elsewhere(self.expression)))
+        points = model.hook_dict  # a bridge makes it anew each time
+        self._points = {name: id(points[name]) for name in (*self.names, *self.reads)}
         self._fired: dict[str, int] = {}
         self._read: dict[str, tuple[int, Tensor]] = {}
         self._memories = {id(leaf): Memory() for leaf in self.leaves}
@@ -84,8 +86,7 @@ class Session:
 
     def _elsewhere(self, leaf: Intervention, name: str, h: Tensor) -> Tensor:
         """What stands at another hook point in this pass; at the leaf's own, what it sees there."""
-        points = self.model.hook_dict
-        if points[name] is points[leaf.hook_name]:
+        if self._points[name] == self._points[leaf.hook_name]:
             return h
         serial, activation = self._read.get(name, (-1, None))
         if activation is None or serial != self.clock.serial:
