@@ -19,7 +19,7 @@ from oracle import BOS
 
 import steerlens as sl
 
-EXAMPLES = int(os.environ.get("STEERLENS_EXAMPLES", "42"))
+EXAMPLES = int(os.environ.get("STEERLENS_EXAMPLES", "70"))
 PHASES = [Phase.generate, Phase.shrink] if os.environ.get("STEERLENS_SHRINK") else [Phase.generate]
 PAIRS = [(name, host) for host in hosts() for name in models.ARCHITECTURES]
 EACH = pytest.mark.parametrize(("architecture", "host"), PAIRS)
