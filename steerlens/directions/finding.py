@@ -87,11 +87,7 @@ def find_directions(
     >>> directions["resid_post", 2].layer
     2
     """
-    if not isinstance(contrast, Contrast):
-        raise BadInputError(
-            f"Directions are found in a Contrast; got {type(contrast).__name__}. Make one: "
-            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
-        )
+    _check_contrast(contrast)
     finder, label = _finder(method)
     positive, negative = (
         collect(
@@ -106,11 +102,7 @@ def find_directions(
         )
         for side in (contrast.positive, contrast.negative)
     )
-    if positive.positions != negative.positions:
-        raise BadInputError(
-            f"The positive side would be read at {positive.positions} and the negative side at "
-            f"{negative.positions}, because only one has completions. Give positions."
-        )
+    _check_read_alike(positive, negative)
     options = _Options(
         method=label,
         finder=finder,
@@ -133,6 +125,24 @@ def find_directions(
     hooks = [hook for hook in positive if hook not in alike]
     bar = tqdm(hooks, desc="directions and placebos", disable=not progress)
     return Directions({hook: _direction(hook, positive, negative, options) for hook in bar})
+
+
+def _check_contrast(contrast: object) -> None:
+    """Raise BadInputError on anything but a contrast."""
+    if not isinstance(contrast, Contrast):
+        raise BadInputError(
+            f"Directions are found in a Contrast; got {type(contrast).__name__}. Make one: "
+            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
+        )
+
+
+def _check_read_alike(positive: Activations, negative: Activations) -> None:
+    """Raise BadInputError where the sides are read at different positions."""
+    if positive.positions != negative.positions:
+        raise BadInputError(
+            f"The positive side would be read at {positive.positions} and the negative side at "
+            f"{negative.positions}, because only one has completions. Give positions."
+        )
 
 
 def _finder(method: str | Finder) -> tuple[Finder, str]:
