@@ -43,6 +43,7 @@ def completions(
     max_new_tokens: int = 32,
     temperature: float = 0.7,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     batch_rows: int = 64,
     progress: bool = False,
 ) -> list[Completion]:
@@ -53,9 +54,12 @@ def completions(
     - `seed`: with a prompt's number in the list and the step it decides the dice, whatever the
       batch; so base and steered completions of the same prompts are drawn with the same ones.
       The caller's generators are left alone.
+    - `numbers`: each prompt's number among the dice, where it is not its place in the list.
+      Prompts of one number are drawn with the same dice.
 
-    A completion ends before EOS. Raises BadInputError on a prompt that carries a completion, and
-    on `coeffs` without a steering. Cost: one `generate` a batch.
+    A completion ends before EOS. Raises BadInputError on a prompt that carries a completion, on
+    `coeffs` without a steering, and where these or `numbers` are not one a prompt. Cost: one
+    `generate` a batch.
 
     >>> [made] = completions(model, ["a good day"], steering, max_new_tokens=4, temperature=0)
     >>> len(made.new_tokens) <= 4
@@ -66,6 +70,8 @@ def completions(
         raise BadInputError(f"{prompts[:40]!r} is one text; give a list of prompts.")
     if coeffs is not None and (steering is None or len(coeffs) != len(prompts)):
         raise BadInputError(f"{len(coeffs)} coeffs need a steering and as many prompts.")
+    if numbers is not None and len(numbers) != len(prompts):
+        raise BadInputError(f"{len(numbers)} numbers do not tell {len(prompts)} prompts apart.")
     if max_new_tokens < 1 or not temperature >= 0 or batch_rows < 1:
         raise BadInputError(
             f"Completions need max_new_tokens and batch_rows of 1 or more and a temperature of 0 "
@@ -76,7 +82,8 @@ def completions(
     bar = tqdm(total=len(prompts), desc="completions", disable=not progress)
     with bar, _steered(model, steering, coeffs, None):
         for rows in _batches(model, encoded, batch_rows):
-            dice = Dice(seed, rows, temperature)
+            throws = rows if numbers is None else [numbers[row] for row in rows]
+            dice = Dice(seed, throws, temperature)
             with _steered(model, steering, coeffs, rows):
                 new += _generated(model, [encoded[row] for row in rows], max_new_tokens, dice)
             bar.update(len(rows))

@@ -6,7 +6,7 @@ Items tell where the prompt ends, so every position selector means here what it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +18,7 @@ from steerlens.host import Host, device_of
 from steerlens.passes import telling
 from steerlens.running import running
 from steerlens.steering import Steering
-from steerlens.text import Batch, Item, batches, encode
+from steerlens.text import Batch, Encoded, Item, batches, encode
 
 
 def log_probability(
@@ -56,23 +56,134 @@ def divergence(
     completions as items to price a steering where the base model would have gone. Cost: one
     forward pass an item, and one more for each coefficient.
     """
-    values = torch.zeros(len(coeffs), len(items))
-    for rows, batch in _batches(model, items, max(1, batch_tokens // len(coeffs))):
-        scored = _scored(batch)
+    nats = token_divergences(model, steering, items, coeffs, batch_tokens=batch_tokens)
+    return torch.stack([each.mean(1) for each in nats], dim=1)
+
+
+def token_divergences(
+    model: Host,
+    steering: Steering,
+    items: Sequence[Item],
+    coeffs: Sequence[float] = (1.0,),
+    *,
+    batch_tokens: int = 2048,
+) -> list[Float[Tensor, "coeff token"]]:
+    """Return KL(base || steered) in nats at every token of each item's completion.
+
+    As `divergence`, before the mean is taken; an item's tokens are its completion's. Raises
+    BadInputError on an item without a completion, and without coefficients.
+
+    >>> [nats] = token_divergences(model, steering, [("a good day", " and a cat")], [0.0, 1.0])
+    >>> bool((nats[0].abs() < 1e-5).all()), len(nats)
+    (True, 2)
+    """
+
+    def nats(batch: Batch, scored: Bool[Tensor, "batch pos"]) -> Float[Tensor, "coeff scored"]:
         base = _log_probs(model, batch, scored)
-        repeated = _repeated(batch, len(coeffs))
-        scale = torch.tensor(coeffs).repeat_interleave(len(rows))
-        with running((steering * scale).expression, model, may_miss=True):
-            steered = _log_probs(model, repeated, scored.repeat(len(coeffs), 1))
-        for i, part in enumerate(steered.chunk(len(coeffs))):
-            nats = kl_div(part, base, reduction="none", log_target=True).sum(-1)
-            values[i, rows] = _row_means(nats, scored).cpu()
-    return values
+        steered = _steered_log_probs(model, steering, coeffs, batch, scored)
+        return torch.stack(
+            [kl_div(part, base, reduction="none", log_target=True).sum(-1) for part in steered]
+        )
+
+    return _by_token(model, items, coeffs, batch_tokens, nats)
+
+
+def token_entropies(
+    model: Host,
+    items: Sequence[Item],
+    steering: Steering | None = None,
+    coeffs: Sequence[float] = (1.0,),
+    *,
+    batch_tokens: int = 2048,
+) -> list[Float[Tensor, "coeff token"]]:
+    """Return the entropy in nats of the distribution of every token of each item's completion.
+
+    Every coefficient multiplies the steering; without one, all rows are the base model's. Raises
+    as `token_divergences` does. Cost: one forward pass an item for each coefficient.
+
+    >>> [nats] = token_entropies(model, [("a good day", " and a cat")])
+    >>> bool((nats > 0).all())
+    True
+    """
+
+    def nats(batch: Batch, scored: Bool[Tensor, "batch pos"]) -> Float[Tensor, "coeff scored"]:
+        found = _steered_log_probs(model, steering, coeffs, batch, scored)
+        return torch.stack([torch.special.entr(part.exp()).sum(-1) for part in found])
+
+    return _by_token(model, items, coeffs, batch_tokens, nats)
+
+
+def token_log_probs(
+    model: Host,
+    items: Sequence[Item],
+    steering: Steering | None = None,
+    coeffs: Sequence[float] = (1.0,),
+    *,
+    batch_tokens: int = 2048,
+) -> list[Float[Tensor, "coeff token"]]:
+    """Return the log-probability in nats of every token of each item's completion.
+
+    Their sum is the log-probability of the completion, their mean the length-normalised one.
+    Every coefficient multiplies the steering; without one, all rows are the base model's. Raises
+    as `token_divergences` does. Cost: one forward pass for each coefficient and text before a
+    last token, so that answers of one token after the same prompt share a pass.
+
+    >>> items = [("a good day", " and"), ("a good day", " but")]
+    >>> [first, second] = token_log_probs(model, items, steering, [0.0, 1.0])
+    >>> first.shape[0]
+    2
+    """
+    encoded = _completed(model, items)
+    sharing: dict[Encoded, list[int]] = {}
+    for number, each in enumerate(encoded):
+        sharing.setdefault(Encoded(each.tokens[:-1], each.prompt_length), []).append(number)
+    contexts, device = list(sharing), device_of(model)
+    values: dict[int, Tensor] = {}
+    room = _room(coeffs, batch_tokens)
+    for rows, batch in batches(model, contexts, batch_tokens=room, device=device):
+        predicting = _scored(batch, ahead=1)
+        found = _steered_log_probs(model, steering, coeffs, batch, predicting)
+        parts = found.split(predicting.sum(1).tolist(), dim=1)
+        for row, part in zip(rows, parts, strict=True):
+            for number in sharing[contexts[row]]:
+                ids = torch.tensor(encoded[number].tokens[contexts[row].prompt_length :])
+                chosen = ids.to(device).expand(len(part), -1)[..., None]
+                values[number] = part.gather(2, chosen).squeeze(2).cpu()
+    return [values[number] for number in range(len(encoded))]
+
+
+def _by_token(
+    model: Host,
+    items: Sequence[Item],
+    coeffs: Sequence[float],
+    batch_tokens: int,
+    measure: Callable[[Batch, Bool[Tensor, "batch pos"]], Float[Tensor, "coeff scored"]],
+) -> list[Float[Tensor, "coeff token"]]:
+    """Measure every batch, and hand each item its own tokens."""
+    values: dict[int, Tensor] = {}
+    for rows, batch in _batches(model, items, _room(coeffs, batch_tokens)):
+        scored = _scored(batch)
+        parts = measure(batch, scored).cpu().split(scored.sum(1).tolist(), dim=1)
+        values.update(zip(rows, parts, strict=True))
+    return [values[number] for number in range(len(items))]
+
+
+def _room(coeffs: Sequence[float], batch_tokens: int) -> int:
+    """How many tokens of items a batch holds that repeats them for every coefficient."""
+    if len(coeffs) == 0:
+        raise BadInputError("There are no coefficients to score at. Give one or more.")
+    return max(1, batch_tokens // len(coeffs))
 
 
 def _batches(
     model: Host, items: Sequence[Item], batch_tokens: int
 ) -> Iterator[tuple[list[int], Batch]]:
+    encoded = _completed(model, items)
+    return batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model))
+
+
+def _completed(model: Host, items: Sequence[Item]) -> list[Encoded]:
+    """The items' tokens. Raises BadInputError on one that has no completion, or no prompt."""
     if not items:
         raise BadInputError("There are no items to score.")
     encoded = [encode(model, item) for item in items]
@@ -81,7 +192,28 @@ def _batches(
             raise BadInputError(
                 f"Item {number} has no completion to score. Give (prompt, completion) items."
             )
-    return batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model))
+        if item.prompt_length == 0:
+            raise BadInputError(
+                f"Item {number} has no prompt, so nothing predicts its first token. Give one of a "
+                "token or more."
+            )
+    return encoded
+
+
+def _steered_log_probs(
+    model: Host,
+    steering: Steering | None,
+    coeffs: Sequence[float],
+    batch: Batch,
+    mask: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, "coeff scored vocab"]:
+    """Log-probabilities at the positions of a mask, all coefficients as rows of one pass."""
+    if steering is None:
+        return _log_probs(model, batch, mask).expand(len(coeffs), -1, -1)
+    scale = torch.tensor(coeffs).repeat_interleave(len(batch.tokens))
+    with running((steering * scale).expression, model, may_miss=True):
+        found = _log_probs(model, _repeated(batch, len(coeffs)), mask.repeat(len(coeffs), 1))
+    return found.unflatten(0, (len(coeffs), -1))
 
 
 def _log_probs(
@@ -92,10 +224,10 @@ def _log_probs(
         return torch.log_softmax(model(batch.tokens)[mask].float(), dim=-1)
 
 
-def _scored(batch: Batch) -> Bool[Tensor, "batch pos"]:
-    """The positions that predict a completion's tokens."""
+def _scored(batch: Batch, ahead: int = 0) -> Bool[Tensor, "batch pos"]:
+    """The positions that predict a completion's tokens, and `ahead` more past its end."""
     index = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    last = batch.real.sum(1, keepdim=True) - 1
+    last = batch.real.sum(1, keepdim=True) - 1 + ahead
     return (index >= batch.prompt_lengths[:, None] - 1) & (index < last)
 
 
