@@ -1,9 +1,32 @@
 """Evaluation: completions under a steering beside base ones, their cost in nats, their score."""
 
+from steerlens.evaluation import loading as loading
+from steerlens.evaluation import metrics as metrics
+from steerlens.evaluation.calibration import Calibrated as Calibrated
+from steerlens.evaluation.calibration import calibrate as calibrate
+from steerlens.evaluation.causal import causal_check as causal_check
+from steerlens.evaluation.causal import causal_effect as causal_effect
+from steerlens.evaluation.choices import Choice as Choice
+from steerlens.evaluation.choices import MultipleChoice as MultipleChoice
+from steerlens.evaluation.choices import Propensity as Propensity
 from steerlens.evaluation.comparison import Comparison as Comparison
 from steerlens.evaluation.comparison import compare as compare
+from steerlens.evaluation.continuation import Continuation as Continuation
+from steerlens.evaluation.dose import Dose as Dose
+from steerlens.evaluation.dose import dose as dose
+from steerlens.evaluation.dose import doses as doses
+from steerlens.evaluation.forcing import base_items as base_items
 from steerlens.evaluation.generation import Completion as Completion
 from steerlens.evaluation.generation import completions as completions
+from steerlens.evaluation.placebo import random_like as random_like
+from steerlens.evaluation.placebo import random_twins as random_twins
+from steerlens.evaluation.placebo import shuffled_directions as shuffled_directions
+from steerlens.evaluation.placebo import shuffled_labels as shuffled_labels
+from steerlens.evaluation.placebo import twin as twin
+from steerlens.evaluation.placebo import unrelated as unrelated
 from steerlens.evaluation.scoring import divergence as divergence
 from steerlens.evaluation.scoring import log_probability as log_probability
 from steerlens.evaluation.scoring import perplexity as perplexity
+from steerlens.evaluation.tasks import Neutral as Neutral
+from steerlens.evaluation.tasks import Scores as Scores
+from steerlens.evaluation.tasks import Task as Task

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import kl_div
 
 from steerlens.errors import BadInputError
+from steerlens.evaluation.metrics import entropy, kl
 from steerlens.host import Host, device_of
 from steerlens.passes import telling
 from steerlens.running import running
@@ -67,7 +67,7 @@ def token_divergences(
     coeffs: Sequence[float] = (1.0,),
     *,
     batch_tokens: int = 2048,
-) -> list[Float[Tensor, "coeff token"]]:
+) -> list[Float[Tensor, "coeff _token"]]:
     """Return KL(base || steered) in nats at every token of each item's completion.
 
     As `divergence`, before the mean is taken; an item's tokens are its completion's. Raises
@@ -81,9 +81,7 @@ def token_divergences(
     def nats(batch: Batch, scored: Bool[Tensor, "batch pos"]) -> Float[Tensor, "coeff scored"]:
         base = _log_probs(model, batch, scored)
         steered = _steered_log_probs(model, steering, coeffs, batch, scored)
-        return torch.stack(
-            [kl_div(part, base, reduction="none", log_target=True).sum(-1) for part in steered]
-        )
+        return torch.stack([kl(base, part) for part in steered])
 
     return _by_token(model, items, coeffs, batch_tokens, nats)
 
@@ -95,7 +93,7 @@ def token_entropies(
     coeffs: Sequence[float] = (1.0,),
     *,
     batch_tokens: int = 2048,
-) -> list[Float[Tensor, "coeff token"]]:
+) -> list[Float[Tensor, "coeff _token"]]:
     """Return the entropy in nats of the distribution of every token of each item's completion.
 
     Every coefficient multiplies the steering; without one, all rows are the base model's. Raises
@@ -108,7 +106,7 @@ def token_entropies(
 
     def nats(batch: Batch, scored: Bool[Tensor, "batch pos"]) -> Float[Tensor, "coeff scored"]:
         found = _steered_log_probs(model, steering, coeffs, batch, scored)
-        return torch.stack([torch.special.entr(part.exp()).sum(-1) for part in found])
+        return torch.stack([entropy(part) for part in found])
 
     return _by_token(model, items, coeffs, batch_tokens, nats)
 
@@ -120,7 +118,7 @@ def token_log_probs(
     coeffs: Sequence[float] = (1.0,),
     *,
     batch_tokens: int = 2048,
-) -> list[Float[Tensor, "coeff token"]]:
+) -> list[Float[Tensor, "coeff _token"]]:
     """Return the log-probability in nats of every token of each item's completion.
 
     Their sum is the log-probability of the completion, their mean the length-normalised one.
@@ -143,7 +141,7 @@ def token_log_probs(
     for rows, batch in batches(model, contexts, batch_tokens=room, device=device):
         predicting = _scored(batch, ahead=1)
         found = _steered_log_probs(model, steering, coeffs, batch, predicting)
-        parts = found.split(predicting.sum(1).tolist(), dim=1)
+        parts = torch.split(found, predicting.sum(1).tolist(), dim=1)
         for row, part in zip(rows, parts, strict=True):
             for number in sharing[contexts[row]]:
                 ids = torch.tensor(encoded[number].tokens[contexts[row].prompt_length :])
@@ -158,12 +156,12 @@ def _by_token(
     coeffs: Sequence[float],
     batch_tokens: int,
     measure: Callable[[Batch, Bool[Tensor, "batch pos"]], Float[Tensor, "coeff scored"]],
-) -> list[Float[Tensor, "coeff token"]]:
+) -> list[Float[Tensor, "coeff _token"]]:
     """Measure every batch, and hand each item its own tokens."""
     values: dict[int, Tensor] = {}
     for rows, batch in _batches(model, items, _room(coeffs, batch_tokens)):
         scored = _scored(batch)
-        parts = measure(batch, scored).cpu().split(scored.sum(1).tolist(), dim=1)
+        parts = torch.split(measure(batch, scored).cpu(), scored.sum(1).tolist(), dim=1)
         values.update(zip(rows, parts, strict=True))
     return [values[number] for number in range(len(items))]
 
@@ -213,7 +211,7 @@ def _steered_log_probs(
     scale = torch.tensor(coeffs).repeat_interleave(len(batch.tokens))
     with running((steering * scale).expression, model, may_miss=True):
         found = _log_probs(model, _repeated(batch, len(coeffs)), mask.repeat(len(coeffs), 1))
-    return found.unflatten(0, (len(coeffs), -1))
+    return found.reshape(len(coeffs), -1, found.shape[1])
 
 
 def _log_probs(
