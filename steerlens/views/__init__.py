@@ -8,6 +8,8 @@ from steerlens.views.attention import attention as attention
 from steerlens.views.bars import Bar as Bar
 from steerlens.views.bars import bars as bars
 from steerlens.views.bundle import embed as embed
+from steerlens.views.fronts import Points as Points
+from steerlens.views.fronts import fronts as fronts
 from steerlens.views.page import HasHtml as HasHtml
 from steerlens.views.page import Html as Html
 from steerlens.views.page import View as View

@@ -71,10 +71,13 @@ def every_view(words: list[str]) -> list[View]:
         ),
         views.curve([views.Line(said, [0, 1], [0.1, 0.2])], x_label=said, y_label=said),
         views.bars([views.Bar(said, {said: 1.0, "unparsed": 2.0}, (0.1, 0.4), 3)], x_label=said),
+        views.fronts(
+            [views.Points(said, [0, 1], [1, 0], [said] * 2)], x_label=said, y_label=said, target=0.5
+        ),
     ]
 
 
-@pytest.fixture(params=range(6))
+@pytest.fixture(params=range(7))
 def hostile(request: pytest.FixtureRequest) -> View:
     view: View = every_view(HOSTILE)[request.param]
     return view
@@ -201,6 +204,11 @@ def test_rows_share_one_scale() -> None:
         lambda: views.curve([], x_label="x", y_label="y"),
         lambda: views.curve([views.Line("a", [0, 1], [1])], x_label="x", y_label="y"),
         lambda: views.bars([]),
+        lambda: views.fronts([]),
+        lambda: views.fronts([views.Points("a", [1, 2], [1])]),
+        lambda: views.fronts([views.Points("a", [1, 2], [1, 2], ["one"])]),
+        lambda: views.fronts([views.Points("a", [[1, 2]], [[1, 2]])]),
+        lambda: views.fronts([views.Points("a", [float("nan")], [1])]),
         lambda: views.bars([views.Bar("a", {"x": 0.0})]),
     ],
 )
@@ -275,6 +283,29 @@ def test_line_plots_keep_gaps_and_numbers() -> None:
     assert view.static.count("<polyline") == 2
     assert "0.3 [0.2, 1]" in view.static
     assert "nan" not in view.static
+
+
+def test_fronts_join_what_no_point_dominates_from_left_to_right() -> None:
+    utility, attribute = [1.0, 0.5, 0.9, 0.8, float("nan")], [0.0, 0.8, 0.6, 0.5, 1.0]
+    points = views.Points("add", utility, torch.tensor(attribute), list("abcde"))
+    other = views.Points("ablate", [0.7], [0.2])
+    static = views.fronts([points, other], target=0.7).static
+    lines = re.findall(r'<polyline points="([^"]*)" fill="none" stroke="([^"]*)"', static)
+    assert [colour for _, colour in lines] == list(theme.SERIES[:2])
+    joined = [tuple(map(float, each.split(","))) for each in lines[0][0].split()]
+    drawn = {
+        title.split(", ")[1][0]: (float(x), float(y))
+        for x, y, title in re.findall(r'cx="([^"]*)" cy="([^"]*)".*?<title>(.*?)</title>', static)
+        if title.startswith("add")
+    }
+    assert joined == [drawn["b"], drawn["c"], drawn["a"]]
+    assert static.count("<circle") == 4 + 1
+    assert static.count('fill="none" stroke="#0072b2" stroke-opacity') == 1
+    assert "add, along the front: 0.7 at 0.7" in static
+    assert "ablate, along the front: 0.2 at 0.7" in static
+    assert "nan" not in static
+    assert "stroke-dasharray" not in views.fronts([points]).static
+    assert views.fronts([points, other], target=0.9).static.count("along the front: ") == 1
 
 
 def test_axes_and_labels() -> None:
