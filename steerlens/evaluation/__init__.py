@@ -18,6 +18,10 @@ from steerlens.evaluation.dose import doses as doses
 from steerlens.evaluation.forcing import base_items as base_items
 from steerlens.evaluation.generation import Completion as Completion
 from steerlens.evaluation.generation import completions as completions
+from steerlens.evaluation.pareto import attribute_at as attribute_at
+from steerlens.evaluation.pareto import front as front
+from steerlens.evaluation.pareto import front_lines as front_lines
+from steerlens.evaluation.pareto import hypervolume as hypervolume
 from steerlens.evaluation.placebo import random_like as random_like
 from steerlens.evaluation.placebo import random_twins as random_twins
 from steerlens.evaluation.placebo import shuffled_directions as shuffled_directions
@@ -27,6 +31,10 @@ from steerlens.evaluation.placebo import unrelated as unrelated
 from steerlens.evaluation.scoring import divergence as divergence
 from steerlens.evaluation.scoring import log_probability as log_probability
 from steerlens.evaluation.scoring import perplexity as perplexity
+from steerlens.evaluation.sweeps import steering_sweep as steering_sweep
+from steerlens.evaluation.sweeps import sweep as sweep
 from steerlens.evaluation.tasks import Neutral as Neutral
 from steerlens.evaluation.tasks import Scores as Scores
 from steerlens.evaluation.tasks import Task as Task
+from steerlens.evaluation.tradeoffs import Tradeoff as Tradeoff
+from steerlens.evaluation.tradeoffs import at_matched_utility as at_matched_utility
