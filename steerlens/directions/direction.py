@@ -19,6 +19,38 @@ from steerlens.statistics import Interval
 
 
 @dataclass(frozen=True)
+class CausalEffect:
+    """How far a model's outputs follow the component along a direction: interchange of pairs.
+
+    Each item gets its partner's component, both ways; telling the sides apart needs no cause.
+    """
+
+    moved: float
+    """Share of the gap between the sides' outputs that is closed; may be below 0."""
+    interval: Interval
+    """Its bootstrap 95% interval over pairs."""
+    whole: float
+    """The share that the partner's whole activation closes: the most to expect there."""
+    random_band: Interval
+    """95% band of the share that random directions close."""
+    rank: int
+    """1 if the direction closes more than every random one."""
+    randoms: int
+    """How many random directions."""
+    pairs: int
+    metric: str
+    """What the gap is measured in."""
+
+    def __str__(self) -> str:
+        """Return the share and what stands beside it."""
+        return (
+            f"interchange moves {self.moved:.0%} {interval(*self.interval)} of the gap in "
+            f"{self.metric}, the whole activation {self.whole:.0%}, random directions "
+            f"{interval(*self.random_band)}; rank {self.rank} of {self.randoms + 1}"
+        )
+
+
+@dataclass(frozen=True)
 class Quality:
     """How well a finder's directions tell held-out items apart, beside placebos.
 
@@ -42,6 +74,8 @@ class Quality:
     """1 if the AUC is above every shuffled-label and random direction's."""
     placebos: int
     """How many shuffled-label directions, and as many random ones."""
+    causal: CausalEffect | None = None
+    """What `steerlens.evaluation.causal_check` found; None where it was not asked."""
 
     @property
     def beyond_placebo(self) -> bool:
@@ -211,6 +245,8 @@ class Direction:
             q = self.quality
             placebo = f"placebo {interval(*q.shuffled_band)}" if q.placebos else "no placebo"
             parts.append(f"AUC {q.auc:.2f} {interval(*q.auc_interval)} ({placebo})")
+            if q.causal is not None:
+                parts.append(f"moves {q.causal.moved:.0%} {interval(*q.causal.interval)}")
         return f"Direction({', '.join([*parts, *filter(None, [self.items])])})"
 
     def _repr_html_(self) -> str:
@@ -223,5 +259,6 @@ class Direction:
                 "halves agree": f"cosine {q.split_half_cosine:.2f}",
                 "placebo": f"shuffled labels {interval(*q.shuffled_band)}, random "
                 f"{interval(*q.random_band)}; rank {q.rank} of {2 * q.placebos + 1}",
+                "cause": str(q.causal or "not checked: steerlens.evaluation.causal_check"),
             }
         return card(f"Direction {self.name!r}", rows)
