@@ -75,12 +75,9 @@ def sweep(
     study = name or _name(run)
     with journal(path, study, axes, cells) as kept:
         missing = [number for number in range(len(cells)) if number not in kept.rows]
-        if executor is None:
-            finished = _in_turn(run, cells, missing)
-        else:
-            finished = _spread(run, cells, missing, executor)
-        done = len(cells) - len(missing)
-        with tqdm(total=len(cells), initial=done, desc=study, disable=not progress) as bar:
+        finished = _finished(run, cells, missing, executor)
+        done, title = len(cells) - len(missing), study.partition(";")[0]
+        with tqdm(total=len(cells), initial=done, desc=title, disable=not progress) as bar:
             for number, rows in finished:
                 kept.add(number, rows)
                 bar.update()
@@ -107,8 +104,8 @@ def steering_sweep(
     - `make(layer)`: the steering there; coefficients multiply it.
     - `task`: what the steering is for; `utility`: a task that it should leave as it was.
     - `neutral`: (prompt, completion) items on which to price it: KL(base || steered), nats a token.
-    - `each_item`: a line for each item too, under `measure`, `item` and `value`, as a bootstrap
-      over items needs them (`steerlens.evaluation.pareto`).
+    - `each_item`: in place of means a line for each item, under `measure`, `item` and `value`, as
+      a bootstrap over items needs them (`Tradeoff.from_frame`).
     - `seed`: of what tasks generate. `name`, `path` and `progress` are those of `sweep`; a file is
       taken for this sweep's where tasks, items, coefficients, seed and the model's name agree, so
       give a `name` that also tells the direction.
@@ -133,10 +130,8 @@ def steering_sweep(
         if each_item:
             return _item_rows(factors, measured)
         means = {each: values.mean(1).tolist() for each, values in measured.items()}
-        return [
-            {"coeff": coeff, **{each: means[each][i] for each in means}}
-            for i, coeff in enumerate(factors)
-        ]
+        lines = zip(factors, *means.values(), strict=True)
+        return [dict(zip(["coeff", *means], line, strict=True)) for line in lines]
 
     told = [name or "steering", getattr(model.cfg, "model_name", "") or "model", task.name]
     told += [f"{len(task)} items", f"{len(neutral)} neutral", f"coeffs {factors}", f"seed {seed}"]
@@ -199,10 +194,16 @@ def _name(run: Callable[..., Any]) -> str:
     return str(getattr(run, "__qualname__", type(run).__qualname__))
 
 
-def _in_turn(
-    run: Callable[..., Any], cells: Sequence[Cell], missing: Sequence[int]
+def _finished(
+    run: Callable[..., Any],
+    cells: Sequence[Cell],
+    missing: Sequence[int],
+    executor: Executor | None,
 ) -> Iterator[tuple[int, Rows]]:
-    """Run cells here, in the grid's order."""
+    """Run cells and yield each when it is done: here, in the grid's order, or on an executor."""
+    if executor is not None:
+        yield from _spread(run, cells, missing, executor)
+        return
     for number in missing:
         with _naming(cells[number]):
             rows = _rows(run(**cells[number]), cells[number])

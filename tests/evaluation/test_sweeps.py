@@ -137,6 +137,10 @@ while True:
         def run(x, y):
             global left
             left -= 1
+            if (x, y) == (0, "a") and os.fork() == 0:
+                os.closerange(0, 3)
+                time.sleep(2)
+                os._exit(0)
             if left == 0 and kills % 2 == 0:
                 os.kill(os.getpid(), 9)
             return [{"coeff": c, "value": x / 7 + len(y) * c} for c in (0, 1)]
@@ -157,7 +161,10 @@ print(kills)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
-    """SIGKILL in a random cell, and at random moments, until it ends by itself."""
+    """SIGKILL in a random cell, and at random moments, until it ends by itself.
+
+    A worker outlives the first kill, as those of a process pool do.
+    """
     path = tmp_path / "file"
     command = [sys.executable, "-c", KILLED, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -267,6 +274,7 @@ def test_an_error_names_its_cell_and_the_others_are_kept(
     began = {int(each.name) for each in tmp_path.iterdir() if each.name.isdigit()}
     kept = {json.loads(line)["at"]["x"] for line in path.read_text().splitlines()[1:]}
     assert {0, 1} <= kept <= began - {2}
+    assert len(began) < 60, "what waits when a cell fails is not begun"
     resumed = quiet(lambda x, folder: {"y": x}, grid, name="told", path=path)
     assert resumed["y"].tolist() == list(range(60))
 
@@ -337,13 +345,15 @@ def test_a_steering_sweep_is_its_tasks_one_by_one(host: str, tmp_path: Path) -> 
     assert list(table.columns) == ["layer", "coeff", "score", "utility", "kl"]
     assert table["layer"].tolist() == [2, 2, 2, 0, 0, 0]
     assert table["coeff"].tolist() == [0.0, 2.0, -1.0] * 2
-    for line in table.itertuples():
-        steering = make(line.layer)
-        for measure, each in (("score", task), ("utility", other)):
-            alone = float(each.scores(model, steering, [line.coeff]).mean)
-            assert getattr(line, measure) == pytest.approx(alone, abs=1e-5)
-        alone = float(divergence(model, steering, ITEMS[:2], [line.coeff]).mean())
-        assert line.kl == pytest.approx(alone, abs=1e-5)
+    for layer, rows in zip(LAYERS, (slice(0, 3), slice(3, 6)), strict=True):
+        steering = make(layer)
+        alone = {
+            "score": task.scores(model, steering, COEFFS).mean,
+            "utility": other.scores(model, steering, COEFFS).mean,
+            "kl": divergence(model, steering, ITEMS[:2], COEFFS).mean(1),
+        }
+        for measure, values in alone.items():
+            np.testing.assert_allclose(table[measure][rows], values, atol=1e-5)
     assert table["kl"][1] > 0.01
     items = once(each_item=True)
     means = items.pivot_table("value", ["layer", "coeff"], "measure", sort=False)
