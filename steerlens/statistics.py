@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import erf
 
 import torch
 from jaxtyping import Float, Int
@@ -67,6 +68,21 @@ def band(values: Float[Tensor, " n"], level: float = 0.95) -> Interval:
     tail = (1 - level) / 2
     low, high = values.double().quantile(torch.tensor([tail, 1 - tail]).double())
     return float(low), float(high)
+
+
+def expanded_level(count: int) -> float:
+    """Return the share of bootstrap means to keep for a 95% interval from `count` items.
+
+    Resamples of a small sample vary too little, by n / (n - 1) and as a normal does beside
+    Student's t; so a little more than 95% of them is kept (Hesterberg, 2015, expanded percentile
+    interval; t by its series in 1 / (n - 1)).
+
+    >>> round(expanded_level(20), 3), round(expanded_level(10_000), 3)
+    (0.968, 0.95)
+    """
+    z, freedom = 1.959964, max(1, count - 1)
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return erf(t * (count / freedom) ** 0.5 / 2**0.5)
 
 
 def mean_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> tuple[float, Interval]:

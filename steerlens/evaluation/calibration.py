@@ -19,10 +19,11 @@ from torch import Tensor
 
 from steerlens.cards import card, count, number
 from steerlens.errors import BadInputError
-from steerlens.evaluation.dose import Dose, forced, mean_nats, measured
+from steerlens.evaluation.dose import Dose, forced, held_out_interval, mean_nats, measured
 from steerlens.evaluation.forcing import Forced
 from steerlens.host import Host
 from steerlens.signals import Constant, Product, Rows, Signal
+from steerlens.statistics import Interval
 from steerlens.steering import Steering
 from steerlens.text import Item
 
@@ -54,6 +55,10 @@ class Calibrated:
     """All coefficients tried, from 0 outwards."""
     kls: Float[Tensor, " tried"]
     """The dose of each; infinite where the model overflowed."""
+
+    def interval_on(self, held_out: Dose) -> Interval:
+        """Return the 95% interval of its dose on other prompts, the chance in its own included."""
+        return held_out_interval(held_out, self.dose)
 
     def frame(self) -> pandas.DataFrame:
         """Return a tidy table of what was tried: `coeff` and `kl` in nats a token."""
@@ -94,9 +99,8 @@ def calibrate(
     """Return the steering at the smallest coefficient whose dose is `kl` nats a token.
 
     - `prompts`, `control`, `max_new_tokens`, `seed`: as in `dose`. The base completions are
-      sampled once. Prompts are a sample: a fixed steering's dose on other prompts lies further
-      off than its interval there says, by the chance in these, so give four times as many here
-      as where it is to hold.
+      sampled once. Prompts are a sample: on others the dose lies further off than its interval
+      there says, by the chance in these; `interval_on` counts both.
     - `coeffs`: the coefficients to scan, where the default ones are too few to see that a dose
       rises, falls and rises again. By default they change an activation by a hundredth of its
       length up to six times, and go on while the dose is not reached.

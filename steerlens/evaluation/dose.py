@@ -16,7 +16,7 @@ from torch import Tensor
 from steerlens.cards import card, count, interval, number, share
 from steerlens.evaluation.forcing import Forced, Nats, base_items
 from steerlens.host import Host
-from steerlens.statistics import Interval, band, resampled_rows
+from steerlens.statistics import Interval, band, expanded_level, resampled_rows
 from steerlens.steering import Steering
 from steerlens.text import Item
 
@@ -186,9 +186,28 @@ def _doses(nats: Nats, coeffs: Sequence[float], beside: Sequence[Dose | None]) -
     )
 
 
+def held_out_interval(held_out: Dose, calibrated: Dose) -> Interval:
+    """Return the 95% interval of a dose on held-out prompts, where its coefficient was chosen.
+
+    `calibrated` is the dose on the prompts that chose it. The interval of `held_out` takes the
+    coefficient as given; had other prompts chosen it, the dose would lie elsewhere, in proportion
+    to theirs. Both sets of prompts are resampled here.
+    """
+    found = _resampled(held_out.per_prompt * held_out.tokens, held_out.tokens, seed=0)
+    chosen = _resampled(calibrated.per_prompt * calibrated.tokens, calibrated.tokens, seed=1)
+    level = expanded_level(min(len(held_out.tokens), len(calibrated.tokens)))
+    return band(found * calibrated.kl / chosen, level)
+
+
 def _interval(sums: Float[Tensor, " prompt"], counts: Int[Tensor, " prompt"]) -> Interval:
     """The bootstrap interval of the mean over tokens, whole prompts resampled."""
     if len(sums) < 2:
         return (torch.nan, torch.nan)
-    rows = resampled_rows(len(sums), torch.Generator().manual_seed(0))
-    return band(sums[rows].sum(0) / counts[rows].sum(0))
+    return band(_resampled(sums, counts, seed=0), expanded_level(len(sums)))
+
+
+def _resampled(
+    sums: Float[Tensor, " prompt"], counts: Int[Tensor, " prompt"], seed: int
+) -> Float[Tensor, " resample"]:
+    rows = resampled_rows(len(sums), torch.Generator().manual_seed(seed))
+    return sums[rows].sum(0) / counts[rows].sum(0)

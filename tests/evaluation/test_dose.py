@@ -297,6 +297,13 @@ def test_held_out_intervals_contain_the_target() -> None:
     for seed in range(10):
         shuffled = random.Random(seed).sample(pool, len(pool))
         found = calibrate(added(), model, shuffled[:48], target, coeffs=[0.8 * near, 1.2 * near])
-        low, high = dose(model, found.steering, shuffled[48:]).interval
+        low, high = found.interval_on(dose(model, found.steering, shuffled[48:]))
         inside += low <= target <= high
     assert inside >= 8
+
+
+def test_an_interval_that_counts_both_chances_is_the_wider(one: Any) -> None:
+    found = calibrate(added(), one, ITEMS * 2, 0.3)
+    others = dose(one, found.steering, [*ITEMS, ITEMS[2]])
+    low, high = found.interval_on(others)
+    assert low < others.interval[0] < others.interval[1] < high
