@@ -320,3 +320,12 @@ def test_tokens_show_what_is_invisible() -> None:
     assert [theme.token_text(t) for t in ("\n\n", "  ", "\t", "", " a")] == [
         "⏎⏎", "␣␣", "⇥", "∅", " a",
     ]  # fmt: skip
+
+
+def test_effects_need_a_method_and_escape_its_name() -> None:
+    with pytest.raises(BadInputError, match="nothing to plot"):
+        views.effects([])
+    view = views.effects([views.Effect("<b>", 0.1, 0.0, 0.2)])
+    assert "&lt;b&gt;" in view.static
+    assert "<b>" not in view.static
+    assert "placebos" not in view.static.split("<details")[0]
