@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pictures import photograph
 
 import steerlens as sl
 from steerlens import host, views
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--pairs", help="JSONL of pairs to find directions in")
     parser.add_argument("--texts", help="JSON list of stories")
     parser.add_argument("--placebos", type=int, default=20)
-    parser.add_argument("--plot", help="a file for the plot, .html")
+    parser.add_argument("--picture", help="a name for the plot among the docs' images, .png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.folder:
@@ -111,9 +112,9 @@ def main() -> None:
         found = on_steerling(arguments.placebos)
     print(found.frame().round(3).to_string(index=False))
     print(found.sentence())
-    if arguments.plot:
+    if arguments.picture:
         plot = views.effects(views.effects_of(found.frame()), x_label="score above unsteered")
-        views.save_page(arguments.plot, views.page(found.task, [plot]))
+        photograph(plot, arguments.picture, 640, 260)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from steerlens.directions import Direction as Direction
 from steerlens.directions import Directions as Directions
 from steerlens.directions import find_directions as find_directions
 from steerlens.errors import SteerLensError as SteerLensError
+from steerlens.evaluation import calibrate as calibrate
 from steerlens.evaluation import compare as compare
 from steerlens.interventions import Intervention as Intervention
 from steerlens.signals import of_stream as of_stream

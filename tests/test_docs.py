@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/one-equation.md")
+PAGES = ("README.md", "docs/one-equation.md", "docs/evaluating.md")
 
 
 def blocks(page: str) -> list[str]:
@@ -36,6 +36,15 @@ def test_the_page_one_equation_runs() -> None:
         for number, block in enumerate(blocks(PAGES[1])):
             exec(compile(block, f"{PAGES[1]}, block {number}", "exec"), names)
     assert "Comparison(" in said.getvalue()
+
+
+def test_the_page_evaluating_runs() -> None:
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        for number, block in enumerate(blocks(PAGES[2])):
+            exec(compile(block, f"{PAGES[2]}, block {number}", "exec"), names)
+    assert "at 0.1 nats a token" in said.getvalue()
+    assert "Calibrated(" in said.getvalue()
 
 
 def test_links_lead_somewhere() -> None:
