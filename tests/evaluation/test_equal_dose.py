@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import torch
 from cases import EACH_HOST
 from models import tiny
-from torch import Tensor
 
 import steerlens as sl
 from steerlens import views
@@ -27,7 +27,7 @@ class Leaning:
     """How far the logits after each prompt lean to one token: an attribute in one pass."""
 
     name: str
-    prompts: Sequence[Sequence[int]]
+    prompts: Sequence[list[int]]
     token: int
 
     def __len__(self) -> int:
@@ -44,16 +44,13 @@ class Leaning:
         *,
         seed: int = 0,
     ) -> Scores:
-        def one(coeff: float, prompt: Sequence[int]) -> Tensor:
-            tokens = torch.tensor([prompt])
-            if steering is None:
-                return model(tokens)[0, -1, self.token]
-            with (coeff * steering).on(model):
-                return model(tokens)[0, -1, self.token]
-
+        tokens = torch.tensor(self.prompts)
+        values = []
         with torch.no_grad():
-            values = [[one(coeff, prompt) for prompt in self.prompts] for coeff in coeffs]
-        return Scores(torch.tensor(values))
+            for coeff in coeffs:
+                with nullcontext() if steering is None else (coeff * steering).on(model):
+                    values.append(model(tokens)[:, -1, self.token])
+        return Scores(torch.stack(values))
 
 
 def task(name: str = "leaning", seed: int = 0, items: int = 24) -> Leaning:
