@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.cards import card, count, interval, number
+from steerlens.cards import card, count, interval, number, share
 from steerlens.errors import BadInputError
 from steerlens.evaluation.calibration import Calibrated, calibrate
 from steerlens.evaluation.placebo import random_twins
@@ -66,6 +66,8 @@ class Entry:
         """The effect in words, and whether it is beyond placebo."""
         found = self.effect
         words = f"{self.name} moves it by {found.mean:+.3g} {interval(*found.interval)}"
+        unread = 1 - float(self.scores.parsed_share[0])
+        words += f" with {share(unread)} of the texts unread" if unread > 0 else ""
         if self.rank is None:
             return f"{words} (p {number(self.p)}; no placebo)"
         low, high = float(self.placebos.min()), float(self.placebos.max())

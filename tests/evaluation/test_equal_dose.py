@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import models
@@ -29,12 +29,14 @@ class Leaning:
     name: str
     prompts: Sequence[list[int]]
     token: int
+    unread: int = -1
+    """The item that its judge cannot read, if any."""
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def part(self, indices: Sequence[int]) -> Leaning:
-        return Leaning(self.name, [self.prompts[i] for i in indices], self.token)
+        return replace(self, prompts=[self.prompts[i] for i in indices])
 
     def scores(
         self,
@@ -50,7 +52,8 @@ class Leaning:
             for coeff in coeffs:
                 with nullcontext() if steering is None else (coeff * steering).on(model):
                     values.append(model(tokens)[:, -1, self.token])
-        return Scores(torch.stack(values))
+        found = torch.stack(values)
+        return Scores(found, torch.arange(len(self)).expand(found.shape) != self.unread)
 
 
 def task(name: str = "leaning", seed: int = 0, items: int = 24) -> Leaning:
@@ -110,6 +113,7 @@ def test_what_is_told_is_what_was_found(host: str) -> None:
     assert not by_chance.beyond_placebo
     sentence = found.sentence()
     assert "toward moves it by +" in sentence
+    assert "unread" not in sentence
     assert sentence.count("not beyond placebo") == 1
     assert "toward exceeds noise by" in sentence
     frame = found.frame()
@@ -127,7 +131,7 @@ def test_what_is_told_is_what_was_found(host: str) -> None:
 def test_a_choice_is_made_on_items_of_its_own(host: str) -> None:
     model = tiny("llama", host)
     candidates = {"toward": [toward(model, -1.0), toward(model, 1.0)]}
-    given = dict(kl=0.05, placebos=0, progress=False)
+    given: dict[str, Any] = dict(kl=0.05, placebos=0, progress=False)
     with pytest.raises(BadInputError, match="toward have several candidates"):
         at_equal_dose(model, candidates, task(), PROMPTS, **given)
     with pytest.raises(BadInputError, match="choose_on is the task itself"):
@@ -135,12 +139,19 @@ def test_a_choice_is_made_on_items_of_its_own(host: str) -> None:
     with pytest.raises(BadInputError, match="no methods"):
         at_equal_dose(model, {}, task(), PROMPTS, **given)
     chosen = at_equal_dose(
-        model, candidates, task(), PROMPTS, choose_on=task(seed=1), control=PROMPTS[:1], **given
+        model,
+        candidates,
+        replace(task(), unread=3),
+        PROMPTS,
+        choose_on=task(seed=1),
+        control=PROMPTS[:1],
+        **given,
     )
     [entry] = chosen.entries
     assert entry.candidates == 2
     assert entry.effect.mean > 0
     assert entry.rank is None
+    assert "with 4% of the texts unread" in chosen.sentence()
     assert "no placebo" in chosen.sentence()
     assert chosen.frame().collateral.notna().all()
     assert chosen.differences == {}
