@@ -75,14 +75,23 @@ def expanded_level(count: int) -> float:
 
     Resamples of a small sample vary too little, by n / (n - 1) and as a normal does beside
     Student's t; so a little more than 95% of them is kept (Hesterberg, 2015, expanded percentile
-    interval; t by its series in 1 / (n - 1)).
+    interval).
 
     >>> round(expanded_level(20), 3), round(expanded_level(10_000), 3)
     (0.968, 0.95)
     """
-    z, freedom = 1.959964, max(1, count - 1)
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return erf(t * (count / freedom) ** 0.5 / 2**0.5)
+    from scipy.stats import t
+
+    freedom = max(1, count - 1)
+    return erf(float(t.ppf(0.975, freedom)) * (count / freedom) ** 0.5 / 2**0.5)
+
+
+def _expanded_p(tail: float, count: int) -> float:
+    """The two-sided p-value of a bootstrap's tail share, by the same correction."""
+    from scipy.stats import norm, t
+
+    freedom = max(1, count - 1)
+    return float(min(1.0, 2 * t.sf(norm.isf(tail) * (freedom / count) ** 0.5, freedom)))
 
 
 def mean_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> tuple[float, Interval]:
@@ -121,7 +130,7 @@ class Difference:
     interval: Interval
     """Bootstrap 95% interval over items, and over seeds where there are several."""
     p: float
-    """Two-sided: below 0.05 exactly where the interval leaves out 0."""
+    """Two-sided: below 0.05 where the interval leaves out 0, up to the chance of one resample."""
     items: int
     seeds: int
 
@@ -136,14 +145,14 @@ def paired_difference(
     """Return by how much the first mean exceeds the second, with interval and p-value.
 
     Scores of the same items, (item) or (seed, item): each seed's run scores all items. Items and
-    seeds are resampled independently, and each resample keeps a score with its partner. For two
-    ways at once this errs on the safe side: the interval is too wide rather than too narrow
-    (Owen, The pigeonhole bootstrap, 2007). The p-value is twice the smaller share of resamples on
-    either side of 0. Raises BadInputError on unlike shapes or fewer than two items. Cost: two
-    products of (resamples, seed or item).
+    seeds are resampled independently, and each resample keeps a score with its partner (Owen, The
+    pigeonhole bootstrap, 2007). The p-value is twice the smaller share of resamples on either side
+    of 0. Both are widened for the smaller of the two counts as Student's t is (`expanded_level`):
+    two or three items or seeds make nothing sure. Raises BadInputError on unlike shapes, fewer
+    than two items, or scores that are not finite. Cost: two products of (resamples, seed or item).
 
     >>> found = paired_difference(torch.arange(20.0) + 1, torch.arange(20.0))
-    >>> found.mean, round(found.interval[0], 6), found.p < 0.001
+    >>> found.mean, round(found.interval[0], 6), found.p < 0.01
     (1.0, 1.0, True)
     """
     if first.shape != second.shape or first.ndim not in (1, 2) or first.shape[-1] < 2:
@@ -152,12 +161,19 @@ def paired_difference(
             f"(seed, item); got {tuple(first.shape)} and {tuple(second.shape)}."
         )
     gaps = (first.double() - second.double()).reshape(-1, first.shape[-1])
+    if not bool(gaps.isfinite().all()):
+        raise BadInputError(
+            f"{int((~gaps.isfinite()).sum())} of {gaps.numel()} paired scores are not finite (NaN "
+            "or infinity): nothing can be said of their mean."
+        )
     generator = torch.Generator().manual_seed(seed)
     seeds, items = (_weights(size, generator, resamples) for size in gaps.shape)
     means = ((seeds @ gaps) * items).sum(1)
     below, above = ((means <= 0).sum() + 1, (means >= 0).sum() + 1)
-    p = min(1.0, 2 * int(min(below, above)) / (resamples + 1))
-    return Difference(float(gaps.mean()), band(means), p, gaps.shape[1], gaps.shape[0])
+    fewest = min(each for each in gaps.shape if each > 1)
+    p = _expanded_p(min(0.5, int(min(below, above)) / (resamples + 1)), fewest)
+    interval = band(means, expanded_level(fewest))
+    return Difference(float(gaps.mean()), interval, p, gaps.shape[1], gaps.shape[0])
 
 
 def _weights(
@@ -205,11 +221,13 @@ class Rank:
 
 
 def rank_among(value: float, placebos: Float[Tensor, " placebo"]) -> Rank:
-    """Return the rank of a value among placebos'. Raises BadInputError without any.
+    """Return the rank of a value among placebos'. Raises BadInputError without any, or on NaN.
 
     >>> rank_among(0.9, torch.tensor([0.4, 0.5, 0.95]))
     Rank(rank=2, placebos=3, band=(0.40..., 0.92...))
     """
     if len(placebos) == 0:
         raise BadInputError("There are no placebos to rank among.")
+    if value != value or bool(placebos.isnan().any()):
+        raise BadInputError("A value or a placebo's is NaN: there is no rank.")
     return Rank(1 + int((placebos >= value).sum()), len(placebos), band(placebos))

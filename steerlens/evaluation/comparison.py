@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import kl_div
 from tqdm.auto import tqdm
 
 from steerlens.cards import card, number
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import Completion, completions
+from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.scoring import _log_probs
 from steerlens.host import Host, device_of
 from steerlens.running import running
@@ -204,7 +204,7 @@ def _divergences(
             base = _log_probs(model, batch, where)
             with running(steering.expression, model, may_miss=True):
                 steered = _log_probs(model, batch, where)
-            each = kl_div(steered, base, reduction="none", log_target=True).sum(-1)
+            each = kl(base, steered)
             nats += torch.split(each.clamp_min(0).cpu(), where.sum(1).tolist())
             bar.update(len(where))
     return nats

@@ -193,10 +193,13 @@ def held_out_interval(held_out: Dose, calibrated: Dose) -> Interval:
     coefficient as given; had other prompts chosen it, the dose would lie elsewhere, in proportion
     to theirs. Both sets of prompts are resampled here.
     """
+    if min(len(held_out.tokens), len(calibrated.tokens)) < 2:
+        return (torch.nan, torch.nan)
     found = _resampled(held_out.per_prompt * held_out.tokens, held_out.tokens, seed=0)
     chosen = _resampled(calibrated.per_prompt * calibrated.tokens, calibrated.tokens, seed=1)
     level = expanded_level(min(len(held_out.tokens), len(calibrated.tokens)))
-    return band(found * calibrated.kl / chosen, level)
+    # A resample whose calibration prompts all cost nothing says nothing of the coefficient.
+    return band((found * calibrated.kl / chosen)[chosen > 0], level)
 
 
 def _interval(sums: Float[Tensor, " prompt"], counts: Int[Tensor, " prompt"]) -> Interval:

@@ -9,12 +9,12 @@ from typing import Any, TypeVar, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import kl_div
 from tqdm.auto import tqdm
 
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import completions
+from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.scoring import _log_probs, _repeated, _scored
 from steerlens.host import Host, device_of, token_id
 from steerlens.interventions import Intervention, Strength, mapped
@@ -141,7 +141,7 @@ class Forced:
                 [torch.arange(starts[i], starts[i] + int(self.counts[i])) for i in rows]
             )
             for i, part in enumerate(steered.chunk(times)):
-                nats = kl_div(part, base, reduction="none", log_target=True).sum(-1)
+                nats = kl(base, part)
                 values[i, place] = nats.clamp_min(0).cpu()  # rounding may fall below
             sums += shares.sums.reshape(times, -1).sum(1).cpu()
             written += shares.written.reshape(times, -1).sum(1).cpu()

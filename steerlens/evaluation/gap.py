@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import kl_div
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.forcing import _at_rows
+from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.scoring import _log_probs
 from steerlens.host import Host, device_of
 from steerlens.running import running
@@ -58,7 +58,7 @@ class Gap:
         goal = self.base[side]
         if self.answers is not None:
             return goal - outputs if side == 0 else outputs - goal
-        return kl_div(outputs, goal, reduction="none", log_target=True).sum(-1)
+        return kl(goal, outputs)
 
     def _outputs(
         self, items: Sequence[Encoded], steering: Steering | None

@@ -8,13 +8,14 @@ better on the items that chose it than it is.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.errors import BadInputError
+from steerlens.evaluation.tasks import one_of
 
 if TYPE_CHECKING:
     import pandas
@@ -122,6 +123,7 @@ def attribute_at(
     >>> attribute_at(attribute, utility, 0.7)
     tensor(0.7000)
     """
+    one_of("along", along, get_args(Along))
     interpolated = _along_curve if along == "curve" else _along_front
     return interpolated(attribute, utility, target)
 
@@ -141,10 +143,12 @@ def _along_front(attribute: Tensor, utility: Tensor, target: float) -> Float[Ten
 
 
 def _along_curve(attribute: Tensor, utility: Tensor, target: float) -> Float[Tensor, "*batch"]:
-    below = utility < target
+    below = utility <= target
     second = below.int().argmax(0, keepdim=True)
     first = (second - 1).clamp_min(0)
     a, b = (attribute.gather(0, each).squeeze(0) for each in (first, second))
     u, v = (utility.gather(0, each).squeeze(0) for each in (first, second))
     between = a + (u - target) / (u - v) * (b - a)
-    return between.where(below.any(0) & ~below[0], torch.full_like(between, torch.nan))
+    starts = (utility[0] == target) | ~below[0]
+    between = torch.where(below[0], attribute[0], between)
+    return between.where(below.any(0) & starts, torch.full_like(between, torch.nan))

@@ -188,7 +188,7 @@ class _Turned:
         vectors = _by_head(torch.stack([each.vector for each in directions]))
         self.rows = [orthonormal_factor(part) for part in vectors.unbind(1)]
         self.turned = [
-            torch.linalg.qr(torch.randn(*part.T.shape, generator=generator)).Q.T
+            _uniform(torch.linalg.qr(torch.randn(*part.T.shape, generator=generator)))
             for part in self.rows
         ]
 
@@ -196,6 +196,12 @@ class _Turned:
         parts = zip(_by_head(vector[None])[0], self.rows, self.turned, strict=True)
         moved = [(part @ rows.T) @ turned for part, rows, turned in parts]
         return torch.stack(moved).reshape(vector.shape)
+
+
+def _uniform(factors: tuple[Tensor, Tensor]) -> Float[Tensor, "rank d"]:
+    """Orthonormal rows without the signs that a QR factorisation prefers (Mezzadri, 2007)."""
+    q, r = factors
+    return (q * r.diagonal().sign()).T
 
 
 def _by_head(vectors: Float[Tensor, "k *unit"]) -> Float[Tensor, "k head d"]:

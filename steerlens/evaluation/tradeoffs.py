@@ -190,6 +190,14 @@ def _pivoted(frame: pandas.DataFrame, measure: str) -> Float[Tensor, "point item
             "each_item=True, and with the task or items that give it."
         )
     points = [name for name in frame.columns if name not in ("measure", "item", "value")]
-    order = lines.groupby(points, sort=False).ngroup()
-    table = pandas.crosstab(order, lines["item"], lines["value"], aggfunc="sum")
+    order = lines.groupby(points, sort=False, dropna=False).ngroup()
+    keyed = pandas.DataFrame({"point": order, "item": lines["item"], "value": lines["value"]})
+    if keyed.duplicated(["point", "item"]).any():
+        raise BadInputError(
+            f"The table has {measure!r} of one item twice at one point. Give the lines of one "
+            "method and one run, each coefficient once."
+        )
+    table = keyed.pivot(index="point", columns="item", values="value")
+    if len(keyed) != table.size:
+        raise BadInputError(f"The table lacks {measure!r} of some items at some points.")
     return torch.tensor(table.to_numpy(dtype="float64")).float()
