@@ -80,18 +80,39 @@ def expanded_level(count: int) -> float:
     >>> round(expanded_level(20), 3), round(expanded_level(10_000), 3)
     (0.968, 0.95)
     """
+    freedom = max(1, count - 1)
+    return _level(freedom, count / freedom)
+
+
+def _level(freedom: float, inflation: float) -> float:
     from scipy.stats import t
 
-    freedom = max(1, count - 1)
-    return erf(float(t.ppf(0.975, freedom)) * (count / freedom) ** 0.5 / 2**0.5)
+    return erf(float(t.ppf(0.975, freedom)) * inflation**0.5 / 2**0.5)
 
 
-def _expanded_p(tail: float, count: int) -> float:
+def _expanded_p(tail: float, freedom: float, inflation: float) -> float:
     """The two-sided p-value of a bootstrap's tail share, by the same correction."""
     from scipy.stats import norm, t
 
-    freedom = max(1, count - 1)
-    return float(min(1.0, 2 * t.sf(norm.isf(tail) * (freedom / count) ** 0.5, freedom)))
+    return float(min(1.0, 2 * t.sf(norm.isf(tail) / inflation**0.5, freedom)))
+
+
+def _freedom(gaps: Float[Tensor, "seed item"]) -> tuple[float, float]:
+    """Degrees of freedom of a mean over seeds and items, and how far resamples vary too little.
+
+    Each of the two adds its own variance, known from as many values as there are; together they
+    are as sure as Satterthwaite (1946) has it. Where nothing varies, items alone count.
+    """
+    parts = [
+        (float(gaps.mean(1 - axis).var() / size), size)
+        for axis, size in enumerate(gaps.shape)
+        if size > 1
+    ]
+    total = sum(variance for variance, _ in parts)
+    if total == 0:
+        parts, total = [(1.0, gaps.shape[1])], 1.0
+    freedom = total**2 / sum(variance**2 / (size - 1) for variance, size in parts)
+    return freedom, total / sum(variance * (size - 1) / size for variance, size in parts)
 
 
 def mean_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> tuple[float, Interval]:
@@ -147,9 +168,10 @@ def paired_difference(
     Scores of the same items, (item) or (seed, item): each seed's run scores all items. Items and
     seeds are resampled independently, and each resample keeps a score with its partner (Owen, The
     pigeonhole bootstrap, 2007). The p-value is twice the smaller share of resamples on either side
-    of 0. Both are widened for the smaller of the two counts as Student's t is (`expanded_level`):
-    two or three items or seeds make nothing sure. Raises BadInputError on unlike shapes, fewer
-    than two items, or scores that are not finite. Cost: two products of (resamples, seed or item).
+    of 0. Both are widened as Student's t is (`expanded_level`), for as many seeds and items as the
+    variance between them comes from: two seeds that disagree make nothing sure. Raises
+    BadInputError on unlike shapes, fewer than two items, or scores that are not finite. Cost: two
+    products of (resamples, seed or item).
 
     >>> found = paired_difference(torch.arange(20.0) + 1, torch.arange(20.0))
     >>> found.mean, round(found.interval[0], 6), found.p < 0.01
@@ -170,9 +192,9 @@ def paired_difference(
     seeds, items = (_weights(size, generator, resamples) for size in gaps.shape)
     means = ((seeds @ gaps) * items).sum(1)
     below, above = ((means <= 0).sum() + 1, (means >= 0).sum() + 1)
-    fewest = min(each for each in gaps.shape if each > 1)
-    p = _expanded_p(min(0.5, int(min(below, above)) / (resamples + 1)), fewest)
-    interval = band(means, expanded_level(fewest))
+    freedom = _freedom(gaps)
+    p = _expanded_p(min(0.5, int(min(below, above)) / (resamples + 1)), *freedom)
+    interval = band(means, _level(*freedom))
     return Difference(float(gaps.mean()), interval, p, gaps.shape[1], gaps.shape[0])
 
 

@@ -55,6 +55,12 @@ sl.Basis.of([d.vector])                             #> made of directions
 sl.Contrast.from_pairs(["a", "b"])                  #> Pairs are
 sl.find_directions(m, [("a", "b")])                 #> found in a Contrast
 sl.Direction(d.hook_name, [1.0])                    #> is a tensor
+sl.calibrate(m, sl.add(d), ["One day"])             #> calibrate\\(steering, model, prompts
+sl.calibrate(d, m, ["One day"])                     #> sl.add makes a steering
+e.at_equal_dose(m, {"mean": d}, task, ["One day"])  #> Give a steering, such as sl.add
+e.at_equal_dose(m, sl.add(d), task, ["One day"])    #> Give steerings by name
+e.sweep(max, {"x": 3})                              #> are 3 alone
+e.Continuation("x", "One day", len)                 #> is given one text
 """
 
 PRELUDE = """
@@ -63,12 +69,13 @@ import torch
 sys.path.insert(0, TESTS)
 from models import D_MODEL, hosts, random_rows, tiny
 import steerlens as sl
-from steerlens import positions as at, signals as s, transforms as t
+from steerlens import evaluation as e, positions as at, signals as s, transforms as t
 
 m = tiny("llama", hosts()[0])
 d = sl.Direction("blocks.1.hook_resid_post", torch.randn(D_MODEL), name="d")
 d2 = sl.Direction("blocks.1.hook_resid_post", torch.randn(D_MODEL), name="d2")
 b = sl.Basis.of([d, d2])
+task = e.Neutral("plain", ["good day w1"])
 
 def run(self):
     with self as model:

@@ -15,8 +15,8 @@ from steerlens.evaluation.continuation import Continuation as Continuation
 from steerlens.evaluation.dose import Dose as Dose
 from steerlens.evaluation.dose import dose as dose
 from steerlens.evaluation.dose import doses as doses
-from steerlens.evaluation.equal_dose import EqualDose as EqualDose
 from steerlens.evaluation.equal_dose import at_equal_dose as at_equal_dose
+from steerlens.evaluation.findings import EqualDose as EqualDose
 from steerlens.evaluation.forcing import base_items as base_items
 from steerlens.evaluation.generation import Completion as Completion
 from steerlens.evaluation.generation import completions as completions

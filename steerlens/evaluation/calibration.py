@@ -116,6 +116,11 @@ def calibrate(
     >>> abs(found.dose.kl / 0.1 - 1) < 0.01
     True
     """
+    if not isinstance(steering, Steering):
+        raise BadInputError(
+            f"calibrate is given a {type(steering).__name__} where a steering goes. Call "
+            "calibrate(steering, model, prompts, kl=...); of a direction, sl.add makes a steering."
+        )
     if not (0 < kl < inf and 0 < tolerance < 1 and sign in (1, -1)):
         raise BadInputError(
             f"A dose is a number of nats above 0, its tolerance a share and its sign 1 or -1; got "
@@ -215,6 +220,12 @@ class _Curve:
 
     def _out_of_reach(self, limit: float) -> str:
         low, high = map(number, self.reach)
+        if self.reach[1] == 0:
+            return (
+                f"The steering changes nothing at any coefficient from {number(min(self.tried))} "
+                f"to {number(max(self.tried))}, so no dose of {number(self.target)} nats a token. "
+                "Look at its trace: is its coefficient 0, its gate shut, or no token selected?"
+            )
         bound = "" if limit == inf else f" (its strength ends at coefficient {number(limit)})"
         remedy = "steer at more positions or layers" if limit < inf else "give coeffs=[...] to scan"
         return (

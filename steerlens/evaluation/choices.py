@@ -15,7 +15,7 @@ from steerlens.evaluation.scoring import token_log_probs
 from steerlens.evaluation.tasks import Scores, filled, one_of, taken
 from steerlens.host import Host
 from steerlens.steering import Steering
-from steerlens.text import Encoded, Prompt, encode
+from steerlens.text import Encoded, Item, Prompt, encode
 
 Length = Literal["raw", "token", "byte"]
 """Log-probability of an option: of all of it, a token, or a byte of its text."""
@@ -93,6 +93,11 @@ class MultipleChoice:
         """Return the number of items."""
         return len(self.items)
 
+    @property
+    def prompts(self) -> Sequence[Item]:
+        """Each item's prompt."""
+        return tuple(item.prompt for item in self.items)
+
     def part(self, indices: Sequence[int]) -> MultipleChoice:
         """Return the task on some items."""
         return replace(self, items=taken(self.name, self.items, indices))
@@ -164,6 +169,11 @@ class Propensity:
         """Return the number of items."""
         return len(self.items)
 
+    @property
+    def prompts(self) -> Sequence[Item]:
+        """Each item's prompt."""
+        return tuple(item.prompt for item in self.items)
+
     def part(self, indices: Sequence[int]) -> Propensity:
         """Return the task on some items."""
         return replace(self, items=taken(self.name, self.items, indices))
@@ -218,8 +228,8 @@ def score(
     """
     right, wrong = log_probs[:, list(item.right)], log_probs[:, list(item.wrong)]
     if measure == "accuracy":
-        best, other = right.max(1).values, wrong.max(1).values
-        return (best > other).float() + 0.5 * (best == other)
+        lead = right.max(1).values - wrong.max(1).values
+        return lead.sign() / 2 + 0.5  # NaN where a logit overflowed
     if measure == "probability":
         return (right.logsumexp(1) - log_probs.logsumexp(1)).exp()
     if measure == "log_probability":

@@ -32,9 +32,9 @@ class Continuation:
     """Prompts that the model goes on with, and a judge of what it writes.
 
     The same item is drawn with the same dice at every coefficient, and in every part of the task:
-    scores differ by the steering, not by chance. Text that the judge cannot read is a class of its
-    own (`Scores.parsed`) and counts `unparsed`, whatever else it may look like. Cost: one
-    generation a prompt and coefficient.
+    scores differ by the steering, not by chance. Text that the judge cannot read, or that was
+    drawn from logits that overflowed, is a class of its own (`Scores.parsed`) and counts
+    `unparsed`, whatever else it may look like. Cost: one generation a prompt and coefficient.
 
     >>> def praises(prompt: str, text: str) -> float:
     ...     return float(" good" in text)
@@ -100,10 +100,13 @@ class Continuation:
 
     def judged(self, written: Sequence[Sequence[Completion]]) -> Scores:
         """Return the scores of completions, a list of them for each coefficient."""
-        found = [[read(self.judge(each.prompt, each.text)) for each in row] for row in written]
+        found = [[self._read(each) for each in row] for row in written]
         values = [[self.unparsed if score is None else score for score in row] for row in found]
         parsed = [[score is not None for score in row] for row in found]
         return Scores(torch.tensor(values), torch.tensor(parsed))
+
+    def _read(self, each: Completion) -> float | None:
+        return None if each.overflowed else read(self.judge(each.prompt, each.text))
 
     def scores(
         self,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
@@ -73,11 +73,18 @@ class Dice:
     rows: Sequence[int]
     """The number of each row of the batch among all prompts."""
     temperature: float = 1.0
+    """0 is greedy: nothing is thrown."""
     step: int = 0
+    overflowed: set[int] = field(default_factory=set)
+    """Places in the batch of rows whose logits were NaN at a step: what they draw means nothing."""
 
     def race(self, logits: Float[Tensor, "row pos vocab"]) -> Float[Tensor, "row 1 vocab"]:
         """Return scores whose largest is the next token, drawn from the last position's logits."""
         last = logits[:, -1].float()
+        self.overflowed |= set(last.isnan().any(1).nonzero().flatten().tolist())
+        if self.temperature == 0:
+            self.step += 1
+            return last[:, None]
         waits = noise(self.seed, self.rows, self.step, last.shape[1], last.device)
         self.step += 1
         return ((last / self.temperature).softmax(-1) / waits)[:, None]
@@ -87,8 +94,9 @@ class Dice:
 def thrown(model: Any, dice: Dice) -> Iterator[None]:
     """Make a host's greedy `generate` draw its tokens with the dice, for the length of a block.
 
-    The model's `forward` is shadowed by an instance attribute, put back on leaving. Raises
-    HookError where no pass went through it: the tokens would be greedy ones.
+    Greedy ones too are watched for overflow. The model's `forward` is shadowed by an instance
+    attribute, put back on leaving. Raises HookError where no pass went through it and tokens should
+    have been drawn: they are greedy ones.
     """
     shadowed = vars(model).get("forward")
     object.__setattr__(model, "forward", _racing(model.forward, dice))
@@ -99,7 +107,7 @@ def thrown(model: Any, dice: Dice) -> Iterator[None]:
             object.__delattr__(model, "forward")
         else:
             object.__setattr__(model, "forward", shadowed)
-    if dice.step == 0:
+    if dice.step == 0 and dice.temperature > 0:
         raise HookError(
             "The model generated without calling its own forward(), so its tokens were not drawn "
             "with the seed. Use temperature=0 (greedy)."

@@ -2,155 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.cards import card, count, interval, number, share
 from steerlens.errors import BadInputError
 from steerlens.evaluation.calibration import Calibrated, calibrate
+from steerlens.evaluation.dose import forced, measured
+from steerlens.evaluation.findings import FEWEST, Beside, Entry, EqualDose
+from steerlens.evaluation.forcing import Forced
 from steerlens.evaluation.placebo import random_twins
-from steerlens.evaluation.tasks import Scores, Task
+from steerlens.evaluation.tasks import Scores, Task, contents
 from steerlens.host import Host
-from steerlens.statistics import Difference, Rank, holm, paired_difference, rank_among
+from steerlens.statistics import holm, paired_difference
 from steerlens.steering import Steering
 from steerlens.text import Item
 
-if TYPE_CHECKING:
-    import pandas
-
-SURE = 0.05
-"""The corrected p below which a difference is called sure."""
 Methods = Mapping[str, Steering | Sequence[Steering]]
 """Steerings by name; of several under one name the best on validation items is taken."""
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One method at the dose."""
-
-    name: str
-    calibrated: Calibrated
-    scores: Scores
-    """Of each item of the task: (1, item)."""
-    effect: Difference
-    """Its score above the unsteered model's."""
-    p: float
-    """Of the effect, corrected for the methods compared (Holm)."""
-    placebos: Float[Tensor, " placebo"]
-    """The effects of its placebo twins, at the same coefficient; empty where switched off."""
-    candidates: int = 1
-    """How many steerings it was chosen from."""
-
-    @property
-    def rank(self) -> Rank | None:
-        """Where its effect stands among the placebos' sizes, whatever their sign."""
-        if not len(self.placebos):
-            return None
-        return rank_among(abs(self.effect.mean), self.placebos.abs())
-
-    @property
-    def beyond_placebo(self) -> bool:
-        """Whether its effect is sure, and larger than 95% of the placebos'."""
-        rank = self.rank
-        larger = rank is None or abs(self.effect.mean) > float(self.placebos.abs().quantile(0.95))
-        return self.p < SURE and larger
-
-    def told(self) -> str:
-        """The effect in words, and whether it is beyond placebo."""
-        found = self.effect
-        words = f"{self.name} moves it by {found.mean:+.3g} {interval(*found.interval)}"
-        unread = 1 - float(self.scores.parsed_share[0])
-        words += f" with {share(unread)} of the texts unread" if unread > 0 else ""
-        if self.rank is None:
-            return f"{words} (p {number(self.p)}; no placebo)"
-        low, high = float(self.placebos.min()), float(self.placebos.max())
-        beside = f"{count(len(self.placebos), 'placebo')} of its length: {low:+.2g} to {high:+.2g}"
-        verdict = "beyond placebo" if self.beyond_placebo else "not beyond placebo"
-        return f"{words}, {verdict} (p {number(self.p)}; {beside})"
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class EqualDose:
-    """Methods compared on the items of one task, each at the same dose."""
-
-    task: str
-    kl: float
-    """The dose, in nats a token."""
-    base: Scores
-    """The unsteered model's scores: (1, item)."""
-    entries: tuple[Entry, ...]
-    differences: Mapping[tuple[str, str], tuple[Difference, float]]
-    """How far the first of each two methods lies above the second, and its corrected p."""
-
-    def frame(self) -> pandas.DataFrame:
-        """Return a tidy table, a line a method.
-
-        Columns: `method`, `coeff`, `kl` and `collateral` (nats a token), `share` (of the
-        activation's norm), `base`, `score`, `effect`, `low`, `high` (its 95% interval), `p`
-        (corrected), `placebo_low`, `placebo_high` (their central 95%), `rank`, `placebos`,
-        `beyond_placebo`, `parsed`.
-        """
-        import pandas
-
-        return pandas.DataFrame([self._line(each) for each in self.entries])
-
-    def _line(self, each: Entry) -> dict[str, object]:
-        dose, rank = each.calibrated.dose, each.rank
-        beside = dose.collateral
-        band = each.placebos.quantile(torch.tensor([0.025, 0.975])) if rank else (None, None)
-        return {
-            "method": each.name,
-            "coeff": each.calibrated.coeff,
-            "kl": dose.kl,
-            "collateral": None if beside is None else beside.kl,
-            "share": dose.share,
-            "base": float(self.base.mean[0]),
-            "score": float(each.scores.mean[0]),
-            "effect": each.effect.mean,
-            "low": each.effect.interval[0],
-            "high": each.effect.interval[1],
-            "p": each.p,
-            "placebo_low": None if band[0] is None else float(band[0]),
-            "placebo_high": None if band[1] is None else float(band[1]),
-            "rank": None if rank is None else rank.rank,
-            "placebos": len(each.placebos),
-            "beyond_placebo": each.beyond_placebo,
-            "parsed": float(each.scores.parsed_share[0]),
-        }
-
-    def sentence(self) -> str:
-        """Return what was found: effects beyond placebo or not, and which methods differ."""
-        items = self.base.values.shape[1]
-        start = (
-            f"On {self.task} ({count(items, 'item')}, {float(self.base.mean[0]):.3g} unsteered), "
-        )
-        told = "; ".join(each.told() for each in self.entries)
-        sure = [
-            f"{first} exceeds {second} by {found.mean:.3g} {interval(*found.interval)}, "
-            f"p {number(p)}"
-            if found.mean > 0
-            else f"{second} exceeds {first} by {-found.mean:.3g} "
-            f"{interval(-found.interval[1], -found.interval[0])}, p {number(p)}"
-            for (first, second), (found, p) in self.differences.items()
-            if p < SURE
-        ]
-        end = f" {'; '.join(sure)}." if sure else " No two methods surely differ."
-        return f"{start}at {number(self.kl)} nats a token: {told}.{end if self.differences else ''}"
-
-    def __repr__(self) -> str:
-        """Return the sentence."""
-        return f"EqualDose({self.sentence()})"
-
-    def _repr_html_(self) -> str:
-        rows = {each.name: each.told() for each in self.entries}
-        return card(f"{self.task} at {number(self.kl)} nats a token", rows)
+Placebos = Mapping[str, Callable[[Steering], Sequence[Steering]]]
+"""What makes placebos of a steering, by kind."""
 
 
 def at_equal_dose(
@@ -162,101 +41,222 @@ def at_equal_dose(
     kl: float = 0.2,
     control: Sequence[Item] | None = None,
     choose_on: Task | None = None,
-    placebos: int = 20,
-    seed: int = 0,
+    lower: bool = False,
+    placebos: int | None = None,
+    others: Placebos | None = None,
+    seeds: Sequence[int] = (0,),
     max_new_tokens: int = 24,
     progress: bool = True,
 ) -> EqualDose:
     """Return what methods do to a task's scores, all at the same dose, beside placebos.
 
     - `methods`: steerings by name. Several under one name (layers, say) are candidates: the one
-      of the best mean score on `choose_on` is taken.
+      of the largest mean change on `choose_on` is taken (with `lower` the smallest). Candidates
+      that cannot give the dose are left out, and counted.
     - `task`: the test items that every figure comes from.
-    - `prompts`: what the dose is measured on, as in `calibrate`; `control` for the collateral.
-    - `choose_on`: validation items; needed where there is a choice, and never `task` itself.
+    - `prompts`: what the dose is calibrated on, as in `calibrate`; `control` for the collateral.
+      On the task's own prompts it is measured again.
+    - `choose_on`: validation items; needed where there is a choice, with no item of `task`.
     - `placebos`: random twins of each method, at its coefficient and length; 0 switches them off.
+      By default 20 a method compared, less one: as few as can make a rank sure after Holm's
+      correction.
+    - `others`: further placebos of the chosen steering, by kind; shuffled labels or an unrelated
+      concept: `{"shuffled labels": lambda chosen: [twin(chosen, each) for each in shuffled]}`.
+    - `seeds`: of the texts that are written, one run each; the first decides all other dice.
 
-    Effects are paired with the unsteered model's scores, item by item. P-values are Holm's over
-    the methods, and over the pairs of methods. Raises BadInputError where a choice has no items
-    of its own, and what `calibrate` and `random_twins` raise. Cost: one calibration a candidate,
-    and 1 + `placebos` times the task a method.
+    Effects are paired with the unsteered model's scores, item by item; an item that the judge
+    could not read on either side counts as unchanged. P-values are Holm's over the methods, and
+    over the pairs of methods. Warns where the dose is calibrated on items of the task. Raises
+    BadInputError where a choice has no items of its own or no candidate gives the dose, and what
+    `random_twins` raises. Cost: one calibration a candidate, and 1 + `placebos` times the task a
+    method and seed.
 
     >>> from steerlens.evaluation import Choice, Propensity
     >>> items = [Choice("the cat is", [" good", " bad"], [0]), Choice("a", [" good", " bad"], [0])]
     >>> found = at_equal_dose(
-    ...     model, {"add": steering}, Propensity("praise", items), ["a day", "the cat"], placebos=3,
-    ...     progress=False)
-    >>> found.frame().method.tolist()
-    ['add']
+    ...     model, {"add": steering}, Propensity("praise", items), ["a day", "the dog"],
+    ...     placebos=3, progress=False)
+    >>> found.frame().verdict.tolist()
+    ['not beyond placebo']
     """
     candidates = _candidates(methods, task, choose_on)
-    bar = tqdm(total=len(candidates) * (2 + placebos), desc="methods", disable=not progress)
-    base = task.scores(model, seed=seed)
-    chosen: dict[str, tuple[Calibrated, Scores, Tensor]] = {}
-    for name, each in candidates.items():
-        doses = [
-            calibrate(one, model, prompts, kl, control, max_new_tokens=max_new_tokens, seed=seed)
-            for one in each
-        ]
-        bar.update()
-        best = doses[0] if choose_on is None else _best(model, doses, choose_on, seed)
-        scores = task.scores(model, best.steering, seed=seed)
-        bar.update()
-        effects = []
-        for twin in random_twins(best.steering, placebos, seed=seed) if placebos else ():
-            effects.append(float(task.scores(model, twin, seed=seed).mean[0] - base.mean[0]))
+    _warn_of_shared(task, prompts)
+    twins = 20 * len(candidates) - 1 if placebos is None else placebos
+    kinds = {"random directions": partial(random_twins, count=twins, seed=seeds[0])}
+    trial = _Trial(model, task, tuple(seeds), (kinds if twins else {}) | dict(others or {}))
+    on = partial(calibrate, max_new_tokens=max_new_tokens, seed=seeds[0])
+    entries = []
+    with tqdm(total=len(candidates) * (2 + twins), desc="methods", disable=not progress) as bar:
+        for name, each in candidates.items():
+            doses = _reaching(name, [partial(on, one, model, prompts, kl, control) for one in each])
             bar.update()
-        chosen[name] = best, scores, torch.tensor(effects)
-    bar.close()
-    return _compared(task.name, kl, base, chosen, {k: len(v) for k, v in candidates.items()})
+            best = doses[0]
+            if choose_on is not None:
+                best = _best(model, doses, choose_on, lower, seeds[0])
+            entry = trial.entry(name, best, bar)
+            dropped = len(each) - len(doses)
+            entries.append(replace(entry, candidates=len(each), dropped=dropped))
+    return _corrected(EqualDose(task.name, kl, trial.base, trial.read, tuple(entries), {}))
+
+
+class _Trial:
+    """The test items under the model as it is, and what any steering changes of them."""
+
+    def __init__(self, model: Host, task: Task, seeds: tuple[int, ...], kinds: Placebos) -> None:
+        self.model, self.task, self.seeds, self.kinds = model, task, seeds, kinds
+        self.unsteered = [task.scores(model, seed=seed) for seed in seeds]
+        self.base = torch.stack([each.values[0] for each in self.unsteered])
+        self.read = _parsed(self.unsteered)
+        self.forced: Forced = forced(model, task.prompts, 24, seeds[0], 4096, False)
+
+    def entry(self, name: str, best: Calibrated, bar: Any) -> Entry:
+        """Return what a calibrated steering does, and its placebos beside it; nothing corrected."""
+        [held_out] = measured(best.steering, [1.0], self.forced, None)
+        scores = self._scores(best.steering)
+        changes = self._changes(scores)
+        bar.update()
+        beside = tuple(self._beside(k, make(best.steering), bar) for k, make in self.kinds.items())
+        effect = paired_difference(changes, torch.zeros_like(changes))
+        ranks = [each.rank(effect.mean) for each in beside if len(each.effects) >= FEWEST]
+        return Entry(
+            name=name,
+            calibrated=best,
+            held_out=held_out,
+            changes=changes,
+            score=float(torch.stack([each.values[0] for each in scores]).mean()),
+            parsed=_parsed(scores),
+            effect=effect,
+            p=effect.p,
+            beside=beside,
+            placebo_p=max((each.p for each in ranks), default=None),
+            attainable=max((1 / (each.placebos + 1) for each in ranks), default=0.0),
+        )
+
+    def _beside(self, kind: str, twins: Sequence[Steering], bar: Any) -> Beside:
+        effects, kls = [], []
+        for twin in twins:
+            effects.append(self._changes(self._scores(twin)).mean())
+            kls.append(measured(twin, [1.0], self.forced, None)[0].kl)
+            bar.update()
+        if not effects:
+            raise BadInputError(f"There are no placebos of {kind}. Give some, or leave it out.")
+        return Beside(kind, torch.stack(effects), torch.tensor(kls))
+
+    def _scores(self, steering: Steering) -> list[Scores]:
+        return [self.task.scores(self.model, steering, seed=seed) for seed in self.seeds]
+
+    def _changes(self, scores: Sequence[Scores]) -> Float[Tensor, "seed item"]:
+        pairs = zip(self.unsteered, scores, strict=True)
+        return torch.stack([changes(base, steered) for base, steered in pairs])
+
+
+def changes(base: Scores, steered: Scores) -> Float[Tensor, " item"]:
+    """Return how far each item's score rises; 0 where either side's text was not read.
+
+    Text that a steering broke is no success, whichever way it is meant to move the score.
+
+    >>> read = Scores(torch.tensor([[0.0, 0.0]]), torch.tensor([[True, True]]))
+    >>> changes(read, Scores(torch.tensor([[1.0, 1.0]]), torch.tensor([[True, False]])))
+    tensor([1., 0.])
+    """
+    gaps = steered.values[0] - base.values[0]
+    for each in (base, steered):
+        if each.parsed is not None:
+            gaps = gaps.where(each.parsed[0], 0.0)
+    return gaps
+
+
+def _parsed(scores: Sequence[Scores]) -> float:
+    return float(torch.stack([each.parsed_share[0] for each in scores]).mean())
 
 
 def _candidates(
     methods: Methods, task: Task, choose_on: Task | None
 ) -> dict[str, tuple[Steering, ...]]:
     """Each method's candidates. Raises BadInputError where a choice has no items of its own."""
-    if not methods:
-        raise BadInputError("There are no methods to compare.")
-    found = {k: (v,) if isinstance(v, Steering) else tuple(v) for k, v in methods.items()}
-    if any(not each for each in found.values()):
-        raise BadInputError("A method has no steering. Give one, or candidates.")
+    if not isinstance(methods, Mapping) or not methods:
+        raise BadInputError(
+            "There are no methods to compare. Give steerings by name: {'mean': sl.add(direction)}."
+        )
+    found = {k: tuple(v) if isinstance(v, Sequence) else (v,) for k, v in methods.items()}
+    for name, each in found.items():
+        wrong = next((one for one in each if not isinstance(one, Steering)), None)
+        if wrong is not None or not each:
+            got = "nothing" if wrong is None else repr(wrong)
+            raise BadInputError(
+                f"Method {name!r} is given {got}. Give a steering, such as sl.add(direction), or "
+                "several to choose from."
+            )
     several = [name for name, each in found.items() if len(each) > 1]
     if several and choose_on is None:
         raise BadInputError(
             f"{', '.join(several)} have several candidates. Give choose_on=, a task of validation "
             "items to choose on: what is chosen on the items it is judged on looks too good."
         )
-    if choose_on is not None and (choose_on is task or choose_on == task):
+    shared = set() if choose_on is None else contents(choose_on) & contents(task)
+    if shared:
         raise BadInputError(
-            "choose_on is the task itself. Choose on validation items, and report on test items."
+            f"choose_on has {len(shared)} of the task's own items, such as {min(shared)[:60]}. "
+            "Choose on validation items, and report on test items."
         )
     return found
 
 
-def _best(model: Host, doses: Sequence[Calibrated], choose_on: Task, seed: int) -> Calibrated:
-    means = [float(choose_on.scores(model, each.steering, seed=seed).mean[0]) for each in doses]
-    return doses[max(range(len(doses)), key=means.__getitem__)]
+def _warn_of_shared(task: Task, prompts: Sequence[Item]) -> None:
+    shared = {repr(each) for each in prompts} & {repr(each) for each in task.prompts}
+    if shared:
+        warnings.warn(
+            f"The dose is calibrated on {len(shared)} of the task's own prompts: on others it may "
+            "be another. Calibrate on validation prompts.",
+            stacklevel=3,
+        )
 
 
-def _compared(
-    task: str,
-    kl: float,
-    base: Scores,
-    chosen: Mapping[str, tuple[Calibrated, Scores, Tensor]],
-    candidates: Mapping[str, int],
-) -> EqualDose:
-    def gap(first: Scores, second: Scores) -> Difference:
-        return paired_difference(first.values[0], second.values[0])
+def _reaching(name: str, calibrations: Sequence[Callable[[], Calibrated]]) -> list[Calibrated]:
+    """The candidates that can give the dose. Raises what the first said where none can."""
+    found, failed = [], []
+    for each in calibrations:
+        try:
+            found.append(each())
+        except BadInputError as error:
+            failed.append(error)
+    if not found:
+        raise BadInputError(f"Method {name!r} cannot be compared. {failed[0]}") from failed[0]
+    return found
 
-    effects = {name: gap(scores, base) for name, (_, scores, _) in chosen.items()}
-    corrected = dict(zip(effects, holm([each.p for each in effects.values()]), strict=True))
-    entries = tuple(
-        Entry(name, best, scores, effects[name], corrected[name], effect, candidates[name])
-        for name, (best, scores, effect) in chosen.items()
+
+def _best(
+    model: Host, doses: Sequence[Calibrated], choose_on: Task, lower: bool, seed: int
+) -> Calibrated:
+    base = choose_on.scores(model, seed=seed)
+    sign = -1 if lower else 1
+
+    def change(each: Calibrated) -> float:
+        return sign * float(changes(base, choose_on.scores(model, each.steering, seed=seed)).mean())
+
+    return max(doses, key=change) if len(doses) > 1 else doses[0]
+
+
+def _corrected(found: EqualDose) -> EqualDose:
+    """The comparison with p-values corrected for its methods, and their differences."""
+    entries = found.entries
+    over_items = holm([each.p for each in entries])
+    over_ranks = holm([1.0 if each.placebo_p is None else each.placebo_p for each in entries])
+    settled = tuple(
+        replace(
+            each,
+            p=p,
+            placebo_p=None if each.placebo_p is None else rank_p,
+            attainable=min(1.0, each.attainable * len(entries)),
+        )
+        for each, p, rank_p in zip(entries, over_items, over_ranks, strict=True)
     )
-    pairs = {(a.name, b.name): gap(a.scores, b.scores) for a, b in combinations(entries, 2)}
-    p_values = holm([each.p for each in pairs.values()])
-    differences = {
-        names: (found, p) for (names, found), p in zip(pairs.items(), p_values, strict=True)
+    gaps = {
+        (a.name, b.name): paired_difference(a.changes, b.changes)
+        for a, b in combinations(entries, 2)
     }
-    return EqualDose(task, kl, base, entries, differences)
+    p_values = holm([each.p for each in gaps.values()])
+    pairs = zip(gaps.items(), p_values, strict=True)
+    return replace(
+        found, entries=settled, differences={names: (gap, p) for (names, gap), p in pairs}
+    )

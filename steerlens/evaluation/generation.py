@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ class Completion:
     """The prompt as text; of a chat or of token ids, what they decode to."""
     text: str
     encoded: Encoded
+    overflowed: bool = False
+    """Whether a logit was NaN on the way: the text means nothing."""
 
     @property
     def new_tokens(self) -> tuple[int, ...]:
@@ -79,6 +81,7 @@ def completions(
         )
     encoded = [_prompt(model, number, item) for number, item in enumerate(prompts)]
     new: list[list[int]] = []
+    overflowed: set[int] = set()
     bar = tqdm(total=len(prompts), desc="completions", disable=not progress)
     with bar, _steered(model, steering, coeffs, None):
         for rows in _batches(model, encoded, batch_rows):
@@ -86,9 +89,13 @@ def completions(
             dice = Dice(seed, throws, temperature)
             with _steered(model, steering, coeffs, rows):
                 new += _generated(model, [encoded[row] for row in rows], max_new_tokens, dice)
+            overflowed |= {rows[place] for place in dice.overflowed}
             bar.update(len(rows))
     made = zip(prompts, encoded, new, strict=True)
-    return [_completion(model, item, before, ids) for item, before, ids in made]
+    return [
+        replace(_completion(model, item, before, ids), overflowed=row in overflowed)
+        for row, (item, before, ids) in enumerate(made)
+    ]
 
 
 def _prompt(model: Host, number: int, item: Item) -> Encoded:
@@ -147,7 +154,7 @@ def _generated(
     else:
         opens = prompts[0].tokens[0] == token_id(model, "bos")
         padding = {"padding_side": "left", "prepend_bos": opens}
-    with nullcontext() if dice.temperature == 0 else thrown(model, dice):
+    with thrown(model, dice):
         out = model.generate(
             tokens,
             max_new_tokens=max_new_tokens,

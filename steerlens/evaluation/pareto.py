@@ -143,12 +143,15 @@ def _along_front(attribute: Tensor, utility: Tensor, target: float) -> Float[Ten
 
 
 def _along_curve(attribute: Tensor, utility: Tensor, target: float) -> Float[Tensor, "*batch"]:
-    below = utility <= target
+    below = utility < target
     second = below.int().argmax(0, keepdim=True)
     first = (second - 1).clamp_min(0)
     a, b = (attribute.gather(0, each).squeeze(0) for each in (first, second))
     u, v = (utility.gather(0, each).squeeze(0) for each in (first, second))
     between = a + (u - target) / (u - v) * (b - a)
-    starts = (utility[0] == target) | ~below[0]
-    between = torch.where(below[0], attribute[0], between)
-    return between.where(below.any(0) & starts, torch.full_like(between, torch.nan))
+    nowhere = torch.full_like(between, torch.nan)
+    # A curve that ends above the target may still touch it, at the last point that does.
+    touching = (utility == target).int()
+    last = len(utility) - 1 - touching.flip(0).argmax(0, keepdim=True)
+    touched = attribute.gather(0, last).squeeze(0).where(touching.any(0), nowhere)
+    return torch.where(below.any(0), between.where(~below[0], nowhere), touched)

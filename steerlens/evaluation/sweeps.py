@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.errors import BadInputError, SteerLensError
+from steerlens.evaluation.fingerprint import fingerprint, model_fingerprint
 from steerlens.evaluation.journal import Cell, Rows, journal, plain
 from steerlens.evaluation.scoring import divergence
 from steerlens.evaluation.tasks import Task
@@ -48,8 +49,9 @@ def sweep(
       rows are for what runs together, such as coefficients in one pass.
     - `grid`: the values of each name: numbers, texts, True, False, None, or tuples of these. The
       last name varies fastest.
-    - `name`: of the study, by default that of `run`. It stands for all that decides the numbers
-      and is not in the grid (model, data, seed): change it when they change.
+    - `name`: of the study, by default that of `run` (a lambda with a path needs one). It stands for
+      all that decides the numbers and is not in the grid (model, data, seed): change it when they
+      change.
     - `path`: a file of JSON lines that keeps finished cells. Where it holds cells of this name and
       grid, only the others run, so a sweep that was killed goes on; NaN and infinities stand in it
       as Python writes them.
@@ -73,6 +75,8 @@ def sweep(
             "client.get_executor()."
         )
     study = name or _name(run)
+    if path is not None and "<lambda>" in study:
+        raise BadInputError("A lambda has no name to know its file by. Give name=, or a function.")
     with journal(path, study, axes, cells) as kept:
         missing = [number for number in range(len(cells)) if number not in kept.rows]
         finished = _finished(run, cells, missing, executor)
@@ -107,8 +111,8 @@ def steering_sweep(
     - `each_item`: in place of means a line for each item, under `measure`, `item` and `value`, as
       a bootstrap over items needs them (`Tradeoff.from_frame`).
     - `seed`: of what tasks generate. `name`, `path` and `progress` are those of `sweep`; a file is
-      taken for this sweep's where tasks, items, coefficients, seed and the model's name agree, so
-      give a `name` that also tells the direction.
+      taken for this sweep's where model, steerings, tasks with all their items, coefficients and
+      seed agree.
 
     Returns columns `layer`, `coeff`, `score` (mean over items) and, where there are any, `parsed`
     (share of texts that the judge could read), `utility` and `kl`. Cost: for each layer one call
@@ -122,21 +126,24 @@ def steering_sweep(
     [[1.0, 0.0], [1.0, 4.0], [2.0, 0.0], [2.0, 4.0]]
     """
     factors = [float(coeff) for coeff in coeffs]
-    if not factors:
-        raise BadInputError("There are no coefficients to try. Give coeffs=[...].")
+    if not factors or len(set(factors)) < len(factors):
+        fact = "are twice among" if factors else "are no"
+        raise BadInputError(f"There {fact} coefficients to try. Give coeffs=[...], each once.")
+    made = cache(make)
 
     def run(layer: int) -> Rows:
-        measured = _measured(model, make(layer), task, utility, neutral, factors, seed)
+        measured = _measured(model, made(layer), task, utility, neutral, factors, seed)
         if each_item:
             return _item_rows(factors, measured)
         means = {each: values.mean(1).tolist() for each, values in measured.items()}
         lines = zip(factors, *means.values(), strict=True)
         return [dict(zip(["coeff", *means], line, strict=True)) for line in lines]
 
-    told = [name or "steering", getattr(model.cfg, "model_name", "") or "model", task.name]
-    told += [f"{len(task)} items", f"{len(neutral)} neutral", f"coeffs {factors}", f"seed {seed}"]
-    told += [f"utility {utility.name}, {len(utility)} items"] if utility is not None else []
+    told = [name or "steering", task.name, f"coeffs {factors}", f"seed {seed}"]
     told += ["each item"] if each_item else []
+    if path is not None:
+        of = task, utility, list(neutral), [made(layer).expression for layer in layers]
+        told += [f"made from {model_fingerprint(model)} {fingerprint(*of)}"]
     return sweep(run, {"layer": layers}, name="; ".join(told), path=path, progress=progress)
 
 
@@ -176,8 +183,8 @@ def _axes(grid: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
         raise BadInputError("The grid is empty. Give a mapping such as {'layer': [1, 2, 3]}.")
     axes: dict[str, list[Any]] = {}
     for name, values in grid.items():
-        if isinstance(values, str):
-            raise BadInputError(f"The values of {name!r} are one text, {values!r}. Give a list.")
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise BadInputError(f"The values of {name!r} are {values!r} alone. Give a list.")
         axes[name] = [each.tolist() if hasattr(each, "tolist") else each for each in values]
         texts = [json.dumps(plain(each)) for each in axes[name]]
         twice = [text for text in dict.fromkeys(texts) if texts.count(text) > 1]

@@ -58,6 +58,10 @@ class Task(Protocol):
     def name(self) -> str:
         """What a table calls it."""
 
+    @property
+    def prompts(self) -> Sequence[Item]:
+        """What each item begins with: the prompts that a steering is priced on."""
+
     def __len__(self) -> int:
         """Return the number of items."""
 
@@ -109,11 +113,16 @@ class Neutral:
         """Return the number of texts."""
         return len(self.texts)
 
+    @property
+    def prompts(self) -> Sequence[Item]:
+        """The texts."""
+        return self.texts
+
     def part(self, indices: Sequence[int]) -> Neutral:
         """Return the task on some texts."""
         return replace(self, texts=taken(self.name, self.texts, indices))
 
-    def items(self, model: Host) -> list[Encoded]:
+    def encoded(self, model: Host) -> list[Encoded]:
         """Return the texts as items whose completion is scored."""
         each = [encode(model, text) for text in self.texts]
         return [
@@ -133,13 +142,18 @@ class Neutral:
 
         Raises BadInputError on a text of a single token.
         """
-        items, room = self.items(model), self.batch_tokens
+        items, room = self.encoded(model), self.batch_tokens
         if self.measure == "log_probability":
             logps = token_log_probs(model, items, steering, coeffs, batch_tokens=room)
             return Scores(torch.stack([each.mean(1) for each in logps], dim=1))
         if steering is None:
             return Scores(torch.zeros(len(coeffs), len(items)))
         return Scores(-divergence(model, steering, items, coeffs, batch_tokens=room))
+
+
+def contents(task: Task) -> set[str]:
+    """Return what a task's items are, as texts to compare with another's."""
+    return {repr(each) for each in getattr(task, "items", None) or task.prompts}
 
 
 def filled(name: str, items: Sequence[T]) -> tuple[T, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from steerlens.errors import BadInputError
 from steerlens.views import axes
@@ -38,7 +39,7 @@ def effects(
     """Plot effects as dots on their intervals; static, a few kB.
 
     `methods` are `Effect`s, or lines of `EqualDose.frame()` by `effects_of`. Raises BadInputError
-    without any.
+    without any, and on numbers that are not finite.
 
     >>> view = effects([Effect("add", 0.4, 0.2, 0.6, -0.1, 0.1)])
     >>> "add: 0.4 [0.2, 0.6]" in view.static
@@ -46,6 +47,11 @@ def effects(
     """
     if not methods:
         raise BadInputError("There is nothing to plot. Give an Effect or more.")
+    for each in methods:
+        if not all(map(isfinite, (each.value, each.low, each.high))):
+            raise BadInputError(
+                f"{each} has numbers that are not finite: there is no place for it."
+            )
     ends = [end for each in methods for end in (each.low, each.high, 0.0)]
     ends += [
         end for each in methods if _beside(each) for end in (each.placebo_low, each.placebo_high)

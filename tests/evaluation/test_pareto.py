@@ -120,11 +120,11 @@ def test_along_the_front_by_hand() -> None:
 
 
 def test_along_the_curve_by_hand() -> None:
-    """Where utility first falls below; what comes back later does not count."""
+    """Where utility first falls below, or ends; what comes back later does not count."""
     attribute = torch.tensor([0.0, 0.4, 0.5, 0.9, 0.2])
     utility = torch.tensor([1.0, 1.0, 0.6, 0.8, 0.1])
     targets = [1.1, 1.0, 0.8, 0.6, 0.35, 0.1, 0.0]
-    wanted = [NAN, 0.4, 0.45, 0.9 - 0.7 * 2 / 7, 0.9 - 0.7 * 4.5 / 7, NAN, NAN]
+    wanted = [NAN, 0.4, 0.45, 0.9 - 0.7 * 2 / 7, 0.9 - 0.7 * 4.5 / 7, 0.2, NAN]
     for target, want in zip(targets, wanted, strict=True):
         found = float(attribute_at(attribute, utility, target, along="curve"))
         assert found == pytest.approx(want, abs=1e-6, nan_ok=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -309,7 +310,7 @@ def test_what_cannot_be_a_row_is_told(returned: Any, message: str) -> None:
         ({}, "grid is empty"),
         ({"x": []}, "'x' has no values"),
         ({"x": [1, 2, 1]}, "'x' has 1 twice"),
-        ({"x": "abc"}, "are one text"),
+        ({"x": "abc"}, "are 'abc' alone"),
         ({"x": [cell]}, "is a function"),
     ],
 )
@@ -367,10 +368,28 @@ def test_a_steering_sweep_is_its_tasks_one_by_one(host: str, tmp_path: Path) -> 
 def test_a_steering_sweep_knows_its_file(host: str, tmp_path: Path) -> None:
     model, path, task = tiny("llama", host), tmp_path / "file", Neutral("said", ITEMS)
     once = partial(steering_sweep, model, layers=LAYERS, path=path, progress=False)
-    table = once(make, task, coeffs=COEFFS)
-    same(once(never, task, coeffs=COEFFS), table)
-    for change in ({"coeffs": [1.0]}, {"seed": 1}, {"name": "pca"}, {"each_item": True}):
+    table, content = once(make, task, coeffs=COEFFS), path.read_bytes()
+    same(once(make, task, coeffs=COEFFS), table)
+    assert path.read_bytes() == content
+    other = replace(task, texts=[*ITEMS[1:], ITEMS[0]])
+    changes: list[dict[str, Any]] = [
+        {"coeffs": [1.0]},
+        {"seed": 1},
+        {"name": "pca"},
+        {"each_item": True},
+        {"make": lambda layer: make(layer + 1)},
+        {"task": other},
+        {"task": replace(task, measure="kl")},
+        {"neutral": ITEMS},
+        {"utility": other},
+        {"model": tiny("llama", host, seed=1)},
+    ]
+    for change in changes:
+        given = {"model": model, "make": make, "task": task, "coeffs": COEFFS} | change
         with pytest.raises(BadInputError, match="another sweep: its name is"):
-            once(never, task, **{"coeffs": COEFFS, **change})
-    with pytest.raises(BadInputError, match="no coefficients"):
-        once(never, task, coeffs=[])
+            steering_sweep(**given, layers=LAYERS, path=path, progress=False)
+    for coeffs, fact in (([], "no coefficients"), ([1, 2, 1.0], "twice among coefficients")):
+        with pytest.raises(BadInputError, match=fact):
+            once(make, task, coeffs=coeffs)
+    with pytest.raises(BadInputError, match="A lambda has no name"):
+        sweep(lambda x: {"y": x}, {"x": [1]}, path=tmp_path / "other")

@@ -159,7 +159,7 @@ def test_neutral_text_is_scored_from_its_beginning(model: Any, steering: sl.Stee
             wanted = torch.stack([logps[i - 1, ids[i]] for i in range(1, len(ids))]).mean()
             assert float(found.values[row, column]) == pytest.approx(float(wanted), abs=2e-5)
     base = Neutral("plain", texts).scores(model)
-    given_bos = Neutral("plain", texts).items(model)
+    given_bos = Neutral("plain", texts).encoded(model)
     assert float((-base.mean).exp()) == pytest.approx(perplexity(model, given_bos), rel=1e-5)
 
 
