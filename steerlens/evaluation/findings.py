@@ -18,8 +18,6 @@ from steerlens.statistics import Difference, Rank, rank_among
 if TYPE_CHECKING:
     import pandas
 
-    from steerlens.views.page import View
-
 SURE = 0.05
 """The corrected p at or below which a difference is called sure."""
 FEWEST = 19
@@ -186,12 +184,6 @@ class EqualDose:
         surely = [_gap(*names, found, p) for names, (found, p) in self.differences.items()]
         end = "; ".join(each for each in surely if each) or "No two methods surely differ"
         return f"{start}: {told}.{f' {end}.' if self.differences else ''}"
-
-    def plot(self) -> View:
-        """Return each method's effect on its interval, beside the band of its placebos."""
-        from steerlens.views.effects import effects, effects_of
-
-        return effects(effects_of(self.frame()), x_label=f"change of {self.task}")
 
     def __repr__(self) -> str:
         """Return the sentence."""

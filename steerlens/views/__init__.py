@@ -10,7 +10,6 @@ from steerlens.views.bars import bars as bars
 from steerlens.views.bundle import embed as embed
 from steerlens.views.effects import Effect as Effect
 from steerlens.views.effects import effects as effects
-from steerlens.views.effects import effects_of as effects_of
 from steerlens.views.fronts import Points as Points
 from steerlens.views.fronts import fronts as fronts
 from steerlens.views.page import HasHtml as HasHtml

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from steerlens.errors import BadInputError
+from steerlens.evaluation.findings import EqualDose
 from steerlens.views import axes
 from steerlens.views.axes import Axis
 from steerlens.views.page import View
@@ -30,21 +31,24 @@ class Effect:
 
 
 def effects(
-    methods: Sequence[Effect],
+    methods: Sequence[Effect] | EqualDose,
     *,
-    x_label: str = "effect",
+    x_label: str = "",
     title: str = "Effect of each method at equal dose",
     subtitle: str = "bars: 95% intervals; grey: the central 95% of placebos",
 ) -> View:
     """Plot effects as dots on their intervals; static, a few kB.
 
-    `methods` are `Effect`s, or lines of `EqualDose.frame()` by `effects_of`. Raises BadInputError
-    without any, and on numbers that are not finite.
+    `methods` are `Effect`s, or what `at_equal_dose` found. Raises BadInputError without any,
+    and on numbers that are not finite.
 
     >>> view = effects([Effect("add", 0.4, 0.2, 0.6, -0.1, 0.1)])
     >>> "add: 0.4 [0.2, 0.6]" in view.static
     True
     """
+    if isinstance(methods, EqualDose):
+        x_label, methods = x_label or f"change of {methods.task}", _of(methods)
+    x_label = x_label or "effect"
     if not methods:
         raise BadInputError("There is nothing to plot. Give an Effect or more.")
     for each in methods:
@@ -72,9 +76,7 @@ def effects(
     return View(title, drawing + axes.table(head, rows), subtitle=subtitle)
 
 
-def effects_of(frame: object) -> list[Effect]:
-    """Return the lines of a table with `method`, `effect`, `low`, `high` and placebo bounds."""
-    lines = frame.to_dict("records")  # type: ignore[attr-defined]
+def _of(found: EqualDose) -> list[Effect]:
     return [
         Effect(
             str(line["method"]),
@@ -83,7 +85,7 @@ def effects_of(frame: object) -> list[Effect]:
             line["high"],
             *((line["placebo_low"], line["placebo_high"]) if line["placebos"] else ()),
         )
-        for line in lines
+        for line in found.frame().to_dict("records")
     ]
 
 

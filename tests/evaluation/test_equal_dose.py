@@ -14,6 +14,7 @@ from cases import EACH_HOST
 from models import hosts, tiny
 
 import steerlens as sl
+from steerlens import views
 from steerlens.errors import BadInputError
 from steerlens.evaluation import EqualDose, Scores, at_equal_dose, doses, random_twins
 
@@ -134,7 +135,7 @@ def test_what_is_told_is_what_was_found(host: str) -> None:
     assert (frame.effect <= frame.high).all()
     assert (frame.test_kl_low < frame.test_kl).all()
     assert (frame.test_kl < frame.test_kl_high).all()
-    view = found.plot()
+    view = views.effects(found)
     assert "toward: " in view.static
     assert view.static.count("<circle") == 2
     assert "placebos " in view.static
