@@ -86,7 +86,7 @@ def at_equal_dose(
     trial = _Trial(model, task, tuple(seeds), (kinds if twins else {}) | dict(others or {}))
     on = partial(calibrate, max_new_tokens=max_new_tokens, seed=seeds[0])
     entries = []
-    with tqdm(total=len(candidates) * (2 + twins), desc="methods", disable=not progress) as bar:
+    with tqdm(total=2 * len(candidates), desc="methods", disable=not progress) as bar:
         for name, each in candidates.items():
             doses = _reaching(name, [partial(on, one, model, prompts, kl, control) for one in each])
             bar.update()
@@ -134,6 +134,7 @@ class _Trial:
 
     def _beside(self, kind: str, twins: Sequence[Steering], bar: Any) -> Beside:
         effects, kls = [], []
+        bar.total += len(twins)
         for twin in twins:
             effects.append(self._changes(self._scores(twin)).mean())
             kls.append(measured(twin, [1.0], self.forced, None)[0].kl)

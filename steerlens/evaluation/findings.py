@@ -50,9 +50,8 @@ class Beside:
     def told(self, effect: float) -> str:
         """Return the rank of an effect in words, and what the placebos do and cost."""
         low, high = float(self.effects.min()), float(self.effects.max())
-        among = f"rank {self.rank(effect).rank} of {len(self.effects) + 1}, {self.kind} among them"
-        cost = f"at {number(float(self.kls.mean()))} nats"
-        return f"{among} moving it by {low:+.2g} to {high:+.2g} {cost}"
+        among = f"rank {self.rank(effect).rank} of {len(self.effects) + 1} with {self.kind}"
+        return f"{among}: {low:+.2g} to {high:+.2g} at {number(float(self.kls.mean()))} nats"
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,7 +123,7 @@ def test_what_is_told_is_what_was_found(host: str) -> None:
     assert by_chance.placebo_p == pytest.approx(by_chance.beside[0].rank(by_chance.effect.mean).p)
     sentence = found.sentence()
     assert "toward moves it by +" in sentence
-    assert "rank 1 of 40, random directions among them moving it by -" in sentence
+    assert "rank 1 of 40 with random directions: -" in sentence
     assert "read" not in sentence
     assert "collateral not measured" in sentence
     assert sentence.count("not beyond placebo") == 1
