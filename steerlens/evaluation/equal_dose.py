@@ -82,8 +82,10 @@ def at_equal_dose(
     candidates = _candidates(methods, task, choose_on)
     _warn_of_shared(task, prompts)
     twins = 20 * len(candidates) - 1 if placebos is None else placebos
-    kinds = {"random directions": partial(random_twins, count=twins, seed=seeds[0])}
-    trial = _Trial(model, task, tuple(seeds), (kinds if twins else {}) | dict(others or {}))
+    kinds: Placebos = {"random directions": partial(random_twins, count=twins, seed=seeds[0])}
+    kinds = (kinds if twins else {}) | dict(others or {})
+    prices = forced(model, task.prompts, max_new_tokens, seeds[0], 4096, False)
+    trial = _Trial(model, task, tuple(seeds), kinds, prices)
     on = partial(calibrate, max_new_tokens=max_new_tokens, seed=seeds[0])
     entries = []
     with tqdm(total=2 * len(candidates), desc="methods", disable=not progress) as bar:
@@ -102,12 +104,14 @@ def at_equal_dose(
 class _Trial:
     """The test items under the model as it is, and what any steering changes of them."""
 
-    def __init__(self, model: Host, task: Task, seeds: tuple[int, ...], kinds: Placebos) -> None:
+    def __init__(
+        self, model: Host, task: Task, seeds: tuple[int, ...], kinds: Placebos, prices: Forced
+    ) -> None:
+        self.forced = prices
         self.model, self.task, self.seeds, self.kinds = model, task, seeds, kinds
         self.unsteered = [task.scores(model, seed=seed) for seed in seeds]
         self.base = torch.stack([each.values[0] for each in self.unsteered])
         self.read = _parsed(self.unsteered)
-        self.forced: Forced = forced(model, task.prompts, 24, seeds[0], 4096, False)
 
     def entry(self, name: str, best: Calibrated, bar: Any) -> Entry:
         """Return what a calibrated steering does, and its placebos beside it; nothing corrected."""
