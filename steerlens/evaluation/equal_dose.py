@@ -82,8 +82,10 @@ def at_equal_dose(
     candidates = _candidates(methods, task, choose_on)
     _warn_of_shared(task, prompts)
     twins = 20 * len(candidates) - 1 if placebos is None else placebos
-    kinds: Placebos = {"random directions": partial(random_twins, count=twins, seed=seeds[0])}
-    kinds = (kinds if twins else {}) | dict(others or {})
+    kinds = dict(others or {})
+    if twins:
+        random = partial(random_twins, count=twins, seed=seeds[0])
+        kinds = {"random directions": random, **kinds}
     prices = forced(model, task.prompts, max_new_tokens, seeds[0], 4096, False)
     trial = _Trial(model, task, tuple(seeds), kinds, prices)
     on = partial(calibrate, max_new_tokens=max_new_tokens, seed=seeds[0])
