@@ -112,7 +112,7 @@ def on_folder(folder: str, pairs: str, texts: str, placebos: int | None) -> Equa
     """A pretrained model's stories, judged by a public lexicon."""
     model = host.load(folder)
     stories = json.loads(Path(texts).read_text(encoding="utf-8"))
-    beginnings = [" ".join(story.split()[:12]) for story in stories]
+    beginnings = list(dict.fromkeys(" ".join(story.split()[:12]) for story in stories))
     judge = Lexicon()
     fit = sl.Contrast.from_jsonl(pairs)
     validation = Continuation("sentiment", beginnings[:32], judge, max_new_tokens=40)
