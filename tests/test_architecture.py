@@ -18,6 +18,7 @@ ORDER = [
     "statistics",
     "cards",
     "host",
+    "components",
     "text",
     "positions",
     "clock",

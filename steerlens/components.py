@@ -1,0 +1,174 @@
+"""What writes to the stream: heads, neurons and the norms after them, as linear maps.
+
+A head's output is `z @ W_O`, a neuron's `post * w_out`; where a norm follows the block (Gemma-2,
+OLMo-2), it stands between these and the stream. Given its scale at a token, every such norm is
+linear too, so that any change at the stream falls into parts that add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.errors import BadInputError
+from steerlens.host import Host, device_of
+
+Block = Literal["attn", "mlp"]
+_AFTER = ("Olmo2", "Olmo3")
+"""Architectures whose `ln1` and `ln2` stand after the block."""
+_PROBE = 1e3
+"""Entries of the vectors that a norm is probed with: its epsilon is nothing beside them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A LayerNorm or RMSNorm as `gain * centre(x) * scale + bias`, with a scale for each token."""
+
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"]
+    centred: bool
+    """Whether the mean over entries is taken out first (LayerNorm)."""
+
+    @classmethod
+    def of(cls, module: Any, width: int, device: torch.device) -> Norm:
+        """Read a norm off its values at a few vectors, on either host, weights folded or not.
+
+        A hook of the user's inside the norm sees these too.
+        """
+        dtype = next((each.dtype for each in module.parameters()), torch.float32)
+        signs = torch.ones(width, device=device)
+        signs[1::2] = -1.0
+        x = _PROBE * signs
+        ups = torch.stack([x, -x, x + _PROBE])[None].to(dtype)
+        with torch.no_grad():
+            up, down, shifted = module(ups)[0].float()
+        centred = bool(torch.allclose(up, shifted, rtol=1e-2, atol=1e-3))
+        flat = x - x.mean() if centred else x
+        unit = flat * width**0.5 / flat.norm()
+        return cls((up - down) / 2 / unit, (up + down) / 2, centred)
+
+    def centre(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Return x without its mean over entries, where the norm takes it out."""
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def scales(
+        self, x: Float[Tensor, "*batch d_model"], y: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return the scale of each token, from what goes into the norm and what comes out."""
+        along = self.gain * self.centre(x)
+        return ((y - self.bias) * along).sum(-1) / (along * along).sum(-1).clamp_min(1e-30)
+
+    def pulled(self, readout: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Return what a readout of the output reads at the input, at a scale of 1.
+
+        `y @ readout` is `scale * x @ pulled(readout)`, the bias aside.
+        """
+        return self.centre(self.gain * readout)
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """The linear maps from a model's heads and neurons to its stream and its logits.
+
+    Weights are float32, those of the model as it stands: read anew for each use.
+    """
+
+    model: Any
+
+    @property
+    def n_layers(self) -> int:
+        """The number of layers."""
+        return int(self.model.cfg.n_layers)
+
+    def heads(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """Return W_O of a layer."""
+        weight: Tensor = self.model.blocks[layer].attn.W_O
+        return weight.detach().float()
+
+    def neurons(self, layer: int) -> Float[Tensor, "neuron d_model"]:
+        """Return W_out of a layer. Raises BadInputError where its MLP is a mixture of experts."""
+        if not self.has_neurons:
+            raise BadInputError(
+                f"The MLP of blocks.{layer} is a mixture of experts, whose neurons have no one "
+                "output each. Take heads and whole MLPs."
+            )
+        weight: Tensor = self.model.blocks[layer].mlp.W_out
+        return weight.detach().float()
+
+    @cached_property
+    def has_neurons(self) -> bool:
+        """Whether MLPs have neurons with one output vector each."""
+        return not getattr(self.model.cfg, "num_experts", None) and hasattr(
+            self.model.blocks[0].mlp, "W_out"
+        )
+
+    def bias(self, layer: int, block: Block) -> Float[Tensor, " d_model"] | float:
+        """Return what the block adds whatever its heads or neurons do."""
+        part = self.model.blocks[layer]
+        found = getattr(part.attn, "b_O", None) if block == "attn" else _bias(part.mlp)
+        return 0.0 if found is None else found.detach().float()
+
+    def after(self, layer: int, block: Block) -> Norm | None:
+        """Return the norm between the block and the stream, None where there is none."""
+        return self._after[layer, block]
+
+    @cached_property
+    def _after(self) -> dict[tuple[int, Block], Norm | None]:
+        names: dict[Block, str] = {"attn": "ln1", "mlp": "ln2"}
+        config = self.model.cfg
+        kind = getattr(config, "architecture", None) or getattr(config, "original_architecture", "")
+        after = str(kind).startswith(_AFTER)
+        found: dict[tuple[int, Block], Norm | None] = {}
+        for layer, part in enumerate(self.model.blocks):
+            for block, name in names.items():
+                module = getattr(part, f"{name}_post", getattr(part, name) if after else None)
+                found[layer, block] = None if module is None else self._norm(module)
+        return found
+
+    @cached_property
+    def final(self) -> Norm:
+        """The norm before the unembedding."""
+        return self._norm(self.model.ln_final)
+
+    def _norm(self, module: Any) -> Norm:
+        return Norm.of(module, int(self.model.cfg.d_model), device_of(self.model))
+
+    @cached_property
+    def unembedding(self) -> Float[Tensor, "d_model d_vocab"]:
+        """W_U."""
+        weight: Tensor = self.model.W_U
+        return weight.detach().float()
+
+    def summed(
+        self, z: Float[Tensor, "*batch head d_head"], layer: int
+    ) -> Float[Tensor, "*batch d_model"]:
+        """Return what the attention block writes, before any norm after it."""
+        written = einsum(z.float(), self.heads(layer), "... head d_head, head d_head d -> ... d")
+        return written + self.bias(layer, "attn")
+
+
+def components(model: Host) -> Components:
+    """Return a model's components. Raises BadInputError where its heads have no W_O.
+
+    >>> components(model).heads(0).shape
+    torch.Size([8, 16, 128])
+    """
+    try:
+        model.blocks[0].attn.W_O  # type: ignore[attr-defined]  # noqa: B018
+    except AttributeError as error:
+        raise BadInputError(
+            f"The attention of {getattr(model.cfg, 'model_name', 'this model')} has no W_O, so its "
+            "heads cannot be told apart."
+        ) from error
+    return Components(model)
+
+
+def _bias(mlp: Any) -> Tensor | None:
+    found: Tensor | None = getattr(mlp, "b_out", None)
+    return found
