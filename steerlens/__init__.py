@@ -8,6 +8,7 @@
 from importlib import import_module
 from types import ModuleType
 
+from steerlens import effects as effects
 from steerlens import evaluation as evaluation
 from steerlens import positions as positions
 from steerlens import signals as signals
@@ -15,11 +16,15 @@ from steerlens import transforms as transforms
 from steerlens.activations import Activations as Activations
 from steerlens.activations import Moments as Moments
 from steerlens.activations import collect as collect
+from steerlens.attribution import Attribution as Attribution
+from steerlens.attribution import attribute as attribute
 from steerlens.basis import Basis as Basis
 from steerlens.contrast import Contrast as Contrast
 from steerlens.directions import Direction as Direction
 from steerlens.directions import Directions as Directions
 from steerlens.directions import find_directions as find_directions
+from steerlens.effects import Effect as Effect
+from steerlens.effects import effect as effect
 from steerlens.errors import SteerLensError as SteerLensError
 from steerlens.evaluation import calibrate as calibrate
 from steerlens.evaluation import compare as compare

@@ -118,16 +118,31 @@ class Components:
         """Return the norm between the block and the stream, None where there is none."""
         return self._after[layer, block]
 
+    def before(self, layer: int) -> Norm | None:
+        """Return the norm between the stream and attention, None where there is none."""
+        return None if self._norms_follow else self._norm(self.model.blocks[layer].ln1)
+
+    def reading(self, layer: int) -> tuple[Float[Tensor, "head d_model d_head"], ...]:
+        """Return W_Q, W_K and W_V, those of grouped keys and values repeated for their heads."""
+        attention = self.model.blocks[layer].attn
+        found = [getattr(attention, name).detach().float() for name in ("W_Q", "W_K", "W_V")]
+        heads = len(found[0])
+        return tuple(each.repeat_interleave(heads // len(each), dim=0) for each in found)
+
+    @cached_property
+    def _norms_follow(self) -> bool:
+        config = self.model.cfg
+        kind = getattr(config, "architecture", None) or getattr(config, "original_architecture", "")
+        return str(kind).startswith(_AFTER)
+
     @cached_property
     def _after(self) -> dict[tuple[int, Block], Norm | None]:
         names: dict[Block, str] = {"attn": "ln1", "mlp": "ln2"}
-        config = self.model.cfg
-        kind = getattr(config, "architecture", None) or getattr(config, "original_architecture", "")
-        after = str(kind).startswith(_AFTER)
+        after = self._norms_follow
         found: dict[tuple[int, Block], Norm | None] = {}
         for layer, part in enumerate(self.model.blocks):
             for block, name in names.items():
-                module = getattr(part, f"{name}_post", getattr(part, name) if after else None)
+                module = getattr(part, f"{name}_post", getattr(part, name, None) if after else None)
                 found[layer, block] = None if module is None else self._norm(module)
         return found
 

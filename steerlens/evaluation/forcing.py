@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,16 +16,13 @@ from steerlens.evaluation.generation import completions
 from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.scoring import _log_probs, _repeated, _scored
 from steerlens.host import Host, device_of, token_id
-from steerlens.interventions import Intervention, Strength, mapped
+from steerlens.interventions import Strength
+from steerlens.rows import at_rows
 from steerlens.running import running
-from steerlens.signals import Combining, Rows
 from steerlens.steering import Steering
 from steerlens.text import Batch, Encoded, Item, batches, encode
 from steerlens.trace import Trace
-from steerlens.transforms.exchange import Stored
-from steerlens.transforms.transform import Linear
 
-T = TypeVar("T")
 KEPT = 2**26
 """Numbers of the base model's log-probabilities that are kept from one call to the next."""
 
@@ -133,7 +129,7 @@ class Forced:
             scored = _scored(batch)
             base = self._base_log_probs(rows, batch, scored)
             scale = torch.tensor(coeffs).repeat_interleave(len(rows))
-            here = _at_rows(steering, rows, times, len(self.items)) * scale
+            here = at_rows(steering, rows, times, len(self.items)) * scale
             shares = _Shares(here)
             with running(here.expression, self.model, trace=shares, may_miss=True):
                 steered = _log_probs(self.model, _repeated(batch, times), scored.repeat(times, 1))
@@ -173,44 +169,3 @@ class _Shares(Trace):
 
     def finish(self, clock: Clock) -> None:
         pass
-
-
-def _at_rows(steering: Steering, rows: Sequence[int], times: int, total: int) -> Steering:
-    """The steering of some of the rows it was made for, `times` over."""
-    index = torch.tensor(rows).repeat(times)
-
-    def taken(leaf: Intervention) -> Intervention:
-        return replace(
-            leaf,
-            coeff=_taken(leaf.coeff, index, total),
-            gate=_taken(leaf.gate, index, total),
-            transform=_taken(leaf.transform, index, total),
-        )
-
-    return Steering(mapped(steering.expression, taken))
-
-
-def _taken(value: T, index: Int[Tensor, " row"], total: int) -> T:
-    """A signal or transform with its values a row taken at an index, wherever they are within."""
-    if isinstance(value, Rows):
-        return _indexed(value, "values", index, total)
-    if isinstance(value, Stored) and len(value.reference) > 1:
-        return _indexed(value, "reference", index, total)
-    if not is_dataclass(value):
-        return value
-    parts = ((each.name, getattr(value, each.name)) for each in fields(value) if each.init)
-    inner = {name: part for name, part in parts if isinstance(part, Combining | Linear)}
-    changed = {name: _taken(part, index, total) for name, part in inner.items()}
-    if all(changed[name] is inner[name] for name in inner):
-        return value
-    return cast(T, replace(cast(Any, value), **changed))
-
-
-def _indexed(value: T, attribute: str, index: Int[Tensor, " row"], total: int) -> T:
-    stored: Tensor = getattr(value, attribute)
-    if len(stored) != total:
-        raise BadInputError(
-            f"{value!r} holds values for {len(stored)} rows and meets {total} prompts. Give the "
-            "prompts that it was made for."
-        )
-    return cast(T, replace(cast(Any, value), **{attribute: stored[index.to(stored.device)]}))

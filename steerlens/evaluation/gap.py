@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.errors import BadInputError
-from steerlens.evaluation.forcing import _at_rows
 from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.scoring import _log_probs
 from steerlens.host import Host, device_of
+from steerlens.rows import at_rows
 from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Batch, Encoded, batches, encode
@@ -93,7 +93,7 @@ class Gap:
             mask = _from(batch, [starts[i] for i in numbers])
             with ExitStack() as stack:
                 if steering is not None:
-                    here = _at_rows(steering, [rows[i] for i in numbers], 1, max(rows) + 1)
+                    here = at_rows(steering, [rows[i] for i in numbers], 1, max(rows) + 1)
                     stack.enter_context(running(here.expression, self.model, may_miss=True))
                 logps = _log_probs(self.model, batch, mask)
             parts = torch.split(logps, mask.sum(1).tolist())

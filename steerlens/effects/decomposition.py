@@ -1,0 +1,207 @@
+"""How a change at the logits falls into parts: pure functions over two readings of one batch.
+
+Along a readout u of the final stream, with r the final norm's scale and a bar for the mean of
+base and steered, `x' r' - x r = (x' - x) r̄ + x̄ (r' - r)`: the first term is linear in what each
+component changes, the second is the norm's own part. A norm after a block falls the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.components import Block, Components
+from steerlens.effects.reading import Reading
+
+Parts = dict[str, Float[Tensor, "n *part"]]
+"""Parts of the change at each scored token, by name."""
+
+
+def parts(
+    weights: Components,
+    base: Reading,
+    steered: Reading,
+    readout: Float[Tensor, "n d_vocab"],
+) -> Parts:
+    """Return what each part adds to the change of the read-out logits, at each scored token.
+
+    - `embedded`: (n,) the embeddings (0, unless another hook changes them);
+    - `written`: (n, hook point) what the steering writes to the stream, straight to the logits;
+    - `heads`: (n, layer, head), `mlps`: (n, layer), and `neurons`: (n, layer, neuron), which are
+      what MLPs are made of and are not added once more;
+    - `norms_after`: (n, layer, 2) the scales of norms after attention and MLP;
+    - `final_norm`: (n,) the scale of the final norm;
+    - `cap`: (n,) what a soft cap on logits leaves out, and whatever else stands behind the norm;
+    - `whole`: (n,) the change itself. All others but `neurons` add up to it.
+    """
+    final = weights.final
+    pulled, through = read_through(weights, base, steered, readout)
+    x, x_steered = base.stream[-1], steered.stream[-1]
+    r, r_steered = final.scales(x, base.normed), final.scales(x_steered, steered.normed)
+
+    def along(change: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
+        return (change * through).sum(-1)
+
+    found: dict[str, list[Tensor]] = {"heads": [], "mlps": [], "neurons": [], "norms_after": []}
+    for layer in range(weights.n_layers):
+        by_head, norm_attn = read_in_heads(weights, base, steered, layer, through)
+        heads = ((steered.z[layer] - base.z[layer]) * by_head).sum(-1)
+        neurons, norm_mlp = _neurons(weights, base, steered, layer, through)
+        found["heads"].append(heads)
+        found["norms_after"].append(torch.stack([norm_attn, norm_mlp], dim=1))
+        found["mlps"].append(along(steered.mlp[layer] - base.mlp[layer]) - norm_mlp)
+        if neurons is not None:
+            found["neurons"].append(neurons)
+    made: Parts = {name: torch.stack(each, dim=1) for name, each in found.items() if each}
+    made["embedded"] = along(steered.embedded - base.embedded)
+    made["written"] = (
+        torch.stack([along(each) for each in steered.written.values()], dim=1)
+        if (steered.written)
+        else through.new_zeros(len(through), 0)
+    )
+    made["final_norm"] = ((x + x_steered) / 2 * pulled).sum(-1) * (r_steered - r)
+    made["whole"] = ((steered.logits - base.logits) * readout).sum(-1)
+    read = ((steered.normed - base.normed) @ weights.unembedding * readout).sum(-1)
+    made["cap"] = made["whole"] - read
+    return made
+
+
+def read_through(
+    weights: Components, base: Reading, steered: Reading, readout: Float[Tensor, "n d_vocab"]
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "n d_model"]]:
+    """Return what a readout of logits reads in the last layer's stream.
+
+    At a scale of 1 of the final norm, and at the mean of base's and the steered pass's.
+    """
+    final = weights.final
+    pulled = final.pulled(readout @ weights.unembedding.T)
+    ends = ((each.stream[-1], each.normed) for each in (base, steered))
+    scale = torch.stack([final.scales(x, y) for x, y in ends]).mean(0)
+    return pulled, pulled * scale[:, None]
+
+
+def read_in_heads(
+    weights: Components,
+    base: Reading,
+    steered: Reading,
+    layer: int,
+    through: Float[Tensor, "n d_model"],
+) -> tuple[Float[Tensor, "n head d_head"], Float[Tensor, " n"]]:
+    """Return what a readout of the stream reads in each head's z, and a norm's part after them."""
+    summed = tuple(weights.summed(each.z[layer], layer) for each in (base, steered))
+    read, norm = _before(weights, layer, "attn", (base, steered), summed, through)
+    return einsum(read, weights.heads(layer), "n d, head d_head d -> n head d_head"), norm
+
+
+def _neurons(
+    weights: Components, base: Reading, steered: Reading, layer: int, through: Tensor
+) -> tuple[Float[Tensor, "n neuron"] | None, Float[Tensor, " n"]]:
+    """Each neuron's part, if they have an output each, and that of a norm after the MLP."""
+    if not base.post:
+        return None, through.new_zeros(len(through))
+    out, bias = weights.neurons(layer), weights.bias(layer, "mlp")
+    summed = tuple(each.post[layer] @ out + bias for each in (base, steered))
+    read, norm = _before(weights, layer, "mlp", (base, steered), summed, through)
+    return (steered.post[layer] - base.post[layer]) * (read @ out.T), norm
+
+
+def _before(
+    weights: Components,
+    layer: int,
+    block: Block,
+    readings: tuple[Reading, Reading],
+    summed: tuple[Tensor, ...],
+    through: Tensor,
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+    """What a readout of the stream reads before the norm after a block; and the norm's own part."""
+    norm = weights.after(layer, block)
+    if norm is None:
+        return through, through.new_zeros(len(through))
+    outputs = [getattr(each, block)[layer] for each in readings]
+    r, r_steered = (norm.scales(x, y) for x, y in zip(summed, outputs, strict=True))
+    pulled = norm.pulled(through)
+    own = ((summed[0] + summed[1]) / 2 * pulled).sum(-1) * (r_steered - r)
+    return pulled * ((r + r_steered) / 2)[:, None], own
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """What changed at each scored token, whatever it does to the logits."""
+
+    stream: Float[Tensor, "n layer"]
+    """Norm of the change of the stream, as a share of its norm."""
+    cosine: Float[Tensor, "n layer"]
+    """Cosine of that change with the direction; 0 where nothing was written."""
+    share: Float[Tensor, "n layer"]
+    """Share of its square that still lies along the direction."""
+    z: Float[Tensor, "n layer head"]
+    """Norm of the change of each head's z, as a share of z's."""
+    pattern: Float[Tensor, "n layer head"]
+    """Attention that went to other tokens: half the sum of |change|, from 0 to 1."""
+    to_steered: Float[Tensor, "n layer head"]
+    """Change of the attention on tokens that the steering wrote at."""
+    to_first: Float[Tensor, "n layer head"]
+    """Change of the attention on the first token."""
+    neurons: Float[Tensor, "n layer neuron"] | None
+    """Absolute change of each neuron's activation."""
+
+
+def responses(
+    base: Reading,
+    steered: Reading,
+    rows: Int[Tensor, " n"],
+    direction: Mapping[int, Tensor] | None = None,
+) -> Responses:
+    """Return what changed; `rows` is the row of the batch that each scored token belongs to.
+
+    `direction` gives a vector of the stream by layer; by default it is, at each token, all that
+    the steering wrote there up to that layer.
+    """
+    gaps = torch.stack([b - a for a, b in zip(base.stream, steered.stream, strict=True)], dim=1)
+    whole = torch.stack(base.stream, dim=1)
+    aims = _aims(steered, gaps, direction)
+    length = gaps.norm(dim=-1)
+    inner = (gaps * aims).sum(-1) / aims.norm(dim=-1).clamp_min(1e-12)
+    moved = torch.stack(
+        [(b - a).abs() for a, b in zip(base.patterns, steered.patterns, strict=True)], dim=1
+    )
+    signed = torch.stack(
+        [b - a for a, b in zip(base.patterns, steered.patterns, strict=True)], dim=1
+    )
+    z = [torch.stack(each.z, dim=1) for each in (base, steered)]
+    if steered.touched is None:
+        touched = signed.new_zeros(signed.shape[0], signed.shape[-1])
+    else:
+        touched = steered.touched.to(rows.device)[rows].to(signed)
+    neurons = None
+    if base.post:
+        pairs = zip(base.post, steered.post, strict=True)
+        neurons = torch.stack([(b - a).abs() for a, b in pairs], dim=1)
+    return Responses(
+        stream=length / whole.norm(dim=-1).clamp_min(1e-12),
+        cosine=inner / length.clamp_min(1e-12),
+        share=(inner / length.clamp_min(1e-12)) ** 2,
+        z=(z[1] - z[0]).norm(dim=-1) / z[0].norm(dim=-1).clamp_min(1e-12),
+        pattern=moved.sum(-1) / 2,
+        to_steered=einsum(signed, touched, "n layer head key, n key -> n layer head"),
+        to_first=signed[..., 0],
+        neurons=neurons,
+    )
+
+
+def _aims(
+    steered: Reading, gaps: Float[Tensor, "n layer d_model"], direction: Mapping[int, Tensor] | None
+) -> Float[Tensor, "n layer d_model"]:
+    if direction is not None:
+        given = [direction[layer].to(gaps) for layer in range(gaps.shape[1])]
+        return torch.stack(given).expand_as(gaps)
+    aims = torch.zeros_like(gaps)
+    for name, each in steered.written.items():
+        layer = int(name.split(".")[1])
+        aims[:, layer:] += each[:, None]
+    return aims

@@ -1,0 +1,161 @@
+"""One pass read for an effect: what each component puts out at the tokens that are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steerlens.errors import HookError
+from steerlens.host import FwdHooks, Host
+from steerlens.passes import telling
+from steerlens.running import running
+from steerlens.steering import Steering
+from steerlens.text import Batch
+
+STREAM = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+"""Hook points at which what is written goes to the stream as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A pass at its scored tokens (`n`); a list holds one tensor a layer."""
+
+    embedded: Float[Tensor, "n d_model"]
+    z: list[Float[Tensor, "n head d_head"]]
+    patterns: list[Float[Tensor, "n head key"]]
+    post: list[Float[Tensor, "n neuron"]]
+    """Empty where the MLP has no neurons with an output each."""
+    attn: list[Float[Tensor, "n d_model"]]
+    """What attention hands to the stream, before anything is written there."""
+    mlp: list[Float[Tensor, "n d_model"]]
+    stream: list[Float[Tensor, "n d_model"]]
+    """After the layer, with all that is written."""
+    normed: Float[Tensor, "n d_model"]
+    """What the unembedding reads."""
+    logits: Float[Tensor, "n d_vocab"]
+    written: dict[str, Float[Tensor, "n d_model"]] = field(default_factory=dict)
+    """What a steering added to the stream, by hook point."""
+    touched: Bool[Tensor, "batch pos"] | None = None
+    """Which tokens it wrote at."""
+
+
+def read(
+    model: Host,
+    batch: Batch,
+    mask: Bool[Tensor, "batch pos"],
+    steering: Steering | None = None,
+    *,
+    neurons: bool = True,
+) -> Reading:
+    """Run one pass, steered or not, and read it.
+
+    Under another steering that is on, that one writes first. Raises HookError where the pass does
+    not come by a hook point.
+    """
+    layers, own = range(model.cfg.n_layers), _written(steering)
+    before, after = _Reader(mask), _Reader(mask)
+    outer = before.hooks("blocks.0.hook_resid_pre", *_each(layers, *STREAM[-2:]), *own)
+    inner = after.hooks(
+        *_each(layers, "attn.hook_z", "attn.hook_pattern", "hook_resid_post"),
+        *(_each(layers, "mlp.hook_post") if neurons else ()),
+        "unembed.hook_in",
+        *own,
+    )
+    whole = _Touching(own)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(model.hooks(fwd_hooks=[*outer, *whole.before()]))
+        if steering is not None:
+            stack.enter_context(running(steering.expression, model, may_miss=True))
+        stack.enter_context(telling(model, batch))
+        stack.enter_context(model.hooks(fwd_hooks=[*inner, *whole.after()]))
+        logits = model(batch.tokens)[mask].float()
+    read, found = after.seen, before.seen
+    _check(model, {**found, **read}, [*outer, *inner])
+
+    def each(site: str, seen: dict[str, Tensor]) -> list[Tensor]:
+        return [seen[f"blocks.{layer}.{site}"] for layer in layers]
+
+    return Reading(
+        embedded=found["blocks.0.hook_resid_pre"],
+        z=each("attn.hook_z", read),
+        patterns=each("attn.hook_pattern", read),
+        post=each("mlp.hook_post", read) if neurons else [],
+        attn=each("hook_attn_out", found),
+        mlp=each("hook_mlp_out", found),
+        stream=each("hook_resid_post", read),
+        normed=read["unembed.hook_in"],
+        logits=logits,
+        written={name: read[name] - found[name] for name in own},
+        touched=whole.touched,
+    )
+
+
+def _written(steering: Steering | None) -> list[str]:
+    """The hook points of the stream that a steering writes."""
+    names = () if steering is None else (leaf.hook_name for leaf in steering.interventions)
+    return [name for name in dict.fromkeys(names) if name.endswith(STREAM)]
+
+
+def _each(layers: range, *sites: str) -> list[str]:
+    return [f"blocks.{layer}.{site}" for site in sites for layer in layers]
+
+
+class _Reader:
+    """Keeps what stands at hook points, at the scored tokens."""
+
+    def __init__(self, mask: Bool[Tensor, "batch pos"]) -> None:
+        self.mask, self.seen = mask, dict[str, Tensor]()
+
+    def hooks(self, *names: str) -> FwdHooks:
+        return [(name, self._keep(name)) for name in dict.fromkeys(names)]
+
+    def _keep(self, name: str) -> Callable[..., None]:
+        def keep(activation: Tensor, hook: Any) -> None:
+            if name.endswith("hook_pattern"):
+                activation = activation.transpose(1, 2)  # a row a query, as everywhere else
+            self.seen[name] = activation[self.mask.to(activation.device)].detach().float()
+
+        return keep
+
+
+class _Touching:
+    """Which tokens a steering wrote at, over all its points of the stream."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.kept = names, dict[str, Tensor]()
+        self.touched: Tensor | None = None
+
+    def before(self) -> FwdHooks:
+        return [(name, self._keep(name)) for name in self.names]
+
+    def after(self) -> FwdHooks:
+        return [(name, self._compare(name)) for name in self.names]
+
+    def _keep(self, name: str) -> Callable[..., None]:
+        def keep(activation: Tensor, hook: Any) -> None:
+            self.kept[name] = activation.detach()
+
+        return keep
+
+    def _compare(self, name: str) -> Callable[..., None]:
+        def compare(activation: Tensor, hook: Any) -> None:
+            here = (activation != self.kept.pop(name)).any(-1)
+            self.touched = here if self.touched is None else self.touched | here
+
+        return compare
+
+
+def _check(model: Host, seen: dict[str, Tensor], wanted: FwdHooks) -> None:
+    """Raise HookError where a hook point never fired."""
+    for name, _ in wanted:
+        if name not in seen:
+            raise HookError(
+                f"The pass never reached hook point {name!r}, so an effect cannot be told apart."
+            )

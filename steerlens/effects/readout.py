@@ -1,0 +1,110 @@
+"""What an effect is measured in: a weighted sum of logits, so that its change falls into parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steerlens.errors import BadInputError
+from steerlens.host import Host
+from steerlens.text import Batch, Encoded, encode
+
+Answers = tuple[str, str]
+"""What goes on with a prompt: the answer to lean to, and the other one."""
+Metric = None | Answers | Sequence[Answers] | Tensor
+"""None, a pair of answers for all prompts, one a prompt, or weights over the vocabulary."""
+MEANING = {
+    "divergence": "nats a token, base and steered against each other (Jeffreys)",
+    "answers": "logit of the first answer above the second",
+    "weights": "weighted sum of logits",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Weights over the vocabulary at each token that is scored.
+
+    - `divergence`: p_steered - p_base. The sum of the logits' changes under these weights is
+      KL(base || steered) + KL(steered || base), exactly: what is added to any token's log of the
+      normaliser cancels, as the weights sum to 0.
+    - `answers`: 1 at the first token of the answer, -1 at that of the other.
+    """
+
+    kind: str
+    each: Int[Tensor, "prompt 2"] | None = None
+    """The ids of both answers' first tokens."""
+    given: Float[Tensor, " d_vocab"] | None = None
+
+    def weights(
+        self,
+        rows: Int[Tensor, " scored"],
+        base: Float[Tensor, "scored d_vocab"],
+        steered: Float[Tensor, "scored d_vocab"],
+    ) -> Float[Tensor, "scored d_vocab"]:
+        """Return the weights at each scored token; `rows` is the prompt that each belongs to."""
+        if self.given is not None:
+            return self.given.to(base.device).expand_as(base)
+        if self.each is None:
+            return steered.softmax(-1) - base.softmax(-1)
+        ids = self.each.to(base.device)[rows.to(base.device)]
+        found = torch.zeros_like(base)
+        found.scatter_add_(1, ids[:, :1], torch.ones_like(base[:, :1]))
+        return found.scatter_add_(1, ids[:, 1:], -torch.ones_like(base[:, :1]))
+
+
+def readout(model: Host, items: Sequence[Encoded], metric: Metric) -> Readout:
+    """Return the readout of a metric on some prompts.
+
+    Raises BadInputError on answers that begin alike, on as many as do not fit the prompts, and on
+    weights that are not one a word of the vocabulary.
+    """
+    if metric is None:
+        return Readout("divergence")
+    if isinstance(metric, Tensor):
+        size = int(model.cfg.d_vocab)
+        if metric.shape != (size,) or not bool(metric.isfinite().all()):
+            raise BadInputError(
+                f"Weights over the vocabulary are {size} finite numbers; got a tensor of shape "
+                f"{tuple(metric.shape)}."
+            )
+        return Readout("weights", given=metric.detach().float())
+    pairs = _pairs(metric, len(items))
+    ids = [_first(model, item, pair) for item, pair in zip(items, pairs, strict=True)]
+    return Readout("answers", each=torch.tensor(ids))
+
+
+def _pairs(metric: Answers | Sequence[Answers], count: int) -> list[Answers]:
+    if len(metric) == 2 and all(isinstance(each, str) for each in metric):
+        return [(str(metric[0]), str(metric[1]))] * count
+    if len(metric) != count:
+        raise BadInputError(f"{len(metric)} pairs of answers do not fit {count} prompts.")
+    return [(str(each[0]), str(each[1])) for each in metric]
+
+
+def _first(model: Host, item: Encoded, pair: Answers) -> tuple[int, int]:
+    """The token with which each answer goes on."""
+    before = item.tokens
+    first, second = (encode(model, (before, answer)).tokens[len(before)] for answer in pair)
+    if first == second:
+        raise BadInputError(
+            f"Answers {pair!r} begin with the same token. Put what they share at the end of the "
+            "prompt, or give weights over the vocabulary."
+        )
+    return first, second
+
+
+def scored(batch: Batch, kind: str) -> Bool[Tensor, "batch pos"]:
+    """Return the tokens whose logits count: those that predict a completion's tokens.
+
+    Of a prompt without a completion, and of every prompt with answers, it is the last token.
+    """
+    index = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    ends = batch.real.sum(1, keepdim=True)
+    if kind == "answers":
+        return index == ends - 1
+    first = batch.prompt_lengths[:, None] - 1
+    return (index >= first) & (index < (ends - 1).maximum(first + 1))
