@@ -142,14 +142,14 @@ class Effect:
         first = f"L{layer}H{head} {_signed(self.heads[layer, head])}"
         rest = "".join(f", L{at}H{one} {_signed(self.heads[at, one])}" for at, one in others)
         mlp = int(self.mlps.abs().argmax())
-        last = {name: self.responses[name].mean[-1] for name in ("stream", "cosine")}
+        moved, cosine = (float(self.responses[name].mean[-1]) for name in ("stream", "cosine"))
+        along = f", cosine {number(cosine)} with what was written" if cosine else ""
         return [
             f"change {_signed(self.change)} {self.metric}, over {count(self.prompts, 'prompt')}",
             f"direct {_signed(self.direct)}, through heads and MLPs {_signed(self.mediated)}, "
             f"norms and the rest {_signed(self.remainder)}",
             f"heads: {first}{rest}; MLPs: L{mlp} {_signed(self.mlps[mlp])}",
-            f"after the last layer the stream has moved by {share(float(last['stream']))} of its "
-            f"norm, cosine {number(float(last['cosine']))} with what was written",
+            f"after the last layer the stream has moved by {share(moved)} of its norm{along}",
         ]
 
     def __repr__(self) -> str:

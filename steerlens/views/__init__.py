@@ -8,10 +8,17 @@ from steerlens.views.attention import attention as attention
 from steerlens.views.bars import Bar as Bar
 from steerlens.views.bars import bars as bars
 from steerlens.views.bundle import embed as embed
+from steerlens.views.causes import attribution_map as attribution_map
+from steerlens.views.causes import effect_map as effect_map
+from steerlens.views.causes import flow as flow
+from steerlens.views.causes import mediation_map as mediation_map
 from steerlens.views.effects import Effect as Effect
 from steerlens.views.effects import effects as effects
 from steerlens.views.fronts import Points as Points
 from steerlens.views.fronts import fronts as fronts
+from steerlens.views.looks import looked as looked
+from steerlens.views.looks import rests_on as rests_on
+from steerlens.views.maps import head_map as head_map
 from steerlens.views.page import HasHtml as HasHtml
 from steerlens.views.page import Html as Html
 from steerlens.views.page import View as View
@@ -27,3 +34,4 @@ from steerlens.views.text import side_by_side as side_by_side
 from steerlens.views.tokens import colored_tokens as colored_tokens
 from steerlens.views.traced import heads as heads
 from steerlens.views.traced import tokens as tokens
+from steerlens.views.waterfall import waterfall as waterfall

@@ -132,6 +132,18 @@ STYLE = """
 .sl-view .sl-gloss tr>:first-child{text-align:right;min-width:6em;padding:0 8px 0 0;font-size:11px}
 .sl-view .sl-gloss tbody td{box-shadow:inset 0 0 0 .5px #8886}
 .sl-view .sl-gloss tbody th{opacity:.66}
+.sl-view table.sl-grid{border-collapse:separate;border-spacing:1px;margin:0;width:auto;
+ table-layout:auto;font-size:11.5px;line-height:1.2;font-variant-numeric:tabular-nums}
+.sl-view .sl-grid th,.sl-view .sl-grid td{border:0;padding:0 4px;font-weight:400;font-size:11.5px;
+ text-align:center;white-space:nowrap}
+.sl-view .sl-grid td{min-width:var(--sl-cell,28px);height:22px;box-shadow:inset 0 0 0 .5px #8884}
+.sl-view .sl-grid th{opacity:.66;height:17px}
+.sl-view .sl-grid tr>:first-child{text-align:right;padding:0 8px 0 0}
+.sl-view .sl-bare td{min-width:12px;height:14px;padding:0}
+.sl-view .sl-bare th{padding:0 1px;font-size:10px;height:14px}
+.sl-view .sl-grid th.sl-from{text-align:left}
+.sl-view svg+table.sl-grid,.sl-view .sl-legend+table.sl-grid{margin-top:14px}
+.sl-view .sl-mlp tr>:last-child{border-left:9px solid #0000;background-clip:padding-box}
 .sl-heads{display:flex;flex-wrap:wrap;gap:16px 18px}
 .sl-heads>div{width:150px}
 .sl-head{display:flex;justify-content:space-between;font-size:12px;margin:0 0 3px}

@@ -102,3 +102,17 @@ def test_a_screenshot_is_not_blank(browser: str, tmp_path: Path) -> None:
     blue = (pixels[..., 2] - pixels[..., 0] > 0.3).mean()
     assert pixels.std() > 0.03
     assert blue > 0.003
+
+
+@pytest.mark.browser
+def test_a_map_of_heads_has_both_colours(browser: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image")
+    view = views.head_map([[1.0, -1.0] * 4] * 6, mlp_last=True, unit="logits")
+    page = views.save_page(tmp_path / "page.html", views.page("Map", [view]))
+    picture = tmp_path / "page.png"
+    dump(browser, page, tmp_path / "profile", f"--screenshot={picture}")
+    pixels = image.imread(picture)[..., :3]
+    bluer = pixels[..., 2] - pixels[..., 0]
+    cell = 28 * 20 / (1000 * 1600)  # at the least
+    assert (bluer > 0.3).mean() > 20 * cell
+    assert (bluer < -0.3).mean() > 20 * cell

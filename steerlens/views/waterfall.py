@@ -1,0 +1,68 @@
+"""Parts that add up: each bar begins where the one above it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+from math import isfinite
+
+from steerlens.errors import BadInputError
+from steerlens.views import axes
+from steerlens.views.axes import Axis
+from steerlens.views.page import View
+from steerlens.views.scale import Number, shown
+from steerlens.views.theme import BLUE, GREY, VERMILION, text
+
+WIDTH, LINE, HEIGHT = 420, 24, 15
+TOP, BELOW, SIDE = 6, 46, 66
+
+
+def waterfall(
+    parts: Mapping[str, Number],
+    *,
+    total: str = "all together",
+    x_label: str = "",
+    title: str = "What it adds up to",
+    subtitle: str = "",
+) -> View:
+    """Draw signed parts one below another, and what they add up to; static, a few kB.
+
+    >>> view = waterfall({"direct": 0.5, "heads": -0.125}, total="change")
+    >>> "direct: +0.5" in view.static, "change: +0.375" in view.static
+    (True, True)
+
+    Raises BadInputError without any parts, and on numbers that are not finite.
+    """
+    if not parts or not all(map(isfinite, parts.values())):
+        raise BadInputError(
+            f"These parts cannot be added up: {dict(parts)}. Give a finite number or more."
+        )
+    ends = list(accumulate(parts.values()))
+    starts = [0.0, *ends[:-1]]
+    names = [*parts, total]
+    left = 14 + axes.CHARACTER * max(map(len, names))
+    x = Axis.over([0.0, *ends], left, left + WIDTH)
+    bottom = TOP + LINE * len(names)
+    body = axes.frame(x, Axis(0.0, 1.0, bottom, TOP, ()), x_label, "")
+    body += axes.rule(x(0.0), TOP, x(0.0), bottom, 0.6)
+    for i, (name, start, end) in enumerate(zip(parts, starts, ends, strict=True)):
+        y = TOP + LINE * (i + 0.5)
+        body += _bar(name, start, end, parts[name], x, y, BLUE if parts[name] > 0 else VERMILION)
+        body += axes.rule(x(end), y + HEIGHT / 2, x(end), y + LINE - HEIGHT / 2, 0.5)
+    body += _bar(total, 0.0, ends[-1], ends[-1], x, bottom - LINE / 2, GREY)
+    drawing = axes.svg(round(left + WIDTH + SIDE), bottom + BELOW, body, f"{title}: {x_label}")
+    return View(title, drawing, subtitle=subtitle)
+
+
+def _bar(
+    name: str, start: Number, end: Number, part: Number, x: Axis, y: Number, colour: str
+) -> str:
+    """Return the name, the bar from start to end, and its number at the right."""
+    low, high = sorted((x(start), x(end)))
+    told = f"+{shown(part)}" if part > 0 else shown(part)
+    return (
+        axes.label(x.start - 10, y + 4, name, anchor="end")
+        + f'<rect x="{low:g}" y="{y - HEIGHT / 2:g}" width="{max(high - low, 1):g}" '
+        f'height="{HEIGHT}" fill="{colour}" fill-opacity=".72">'
+        f"<title>{text(f'{name}: {told}')}</title></rect>" + axes.label(x.end + 12, y + 4, told)
+    )
