@@ -104,14 +104,20 @@ def tell(case: Case, twins: int) -> None:
         print(f"  part of L{layer}H{head}: {low:+.3g} to {high:+.3g}")
 
 
+def change(case: Case, prompt: str) -> float:
+    """How much the steering changes on one text."""
+    return sl.effect(case.model, case.steering, [prompt], case.metric).change
+
+
 def draw(case: Case, name: str) -> None:
-    """Draw the map of parts, the flow down the layers, and the two heads on one text."""
+    """Draw the map of parts, the flow down the layers, and two heads on the text of most change."""
     account = sl.effect(case.model, case.steering, case.prompts, case.metric)
-    heads = look(case.model, case.steering, case.prompts[0], account.top(2), case.metric)
-    photograph(views.effect_map(account), f"{name}-map.png", 640, 420)
-    photograph(views.flow(account), f"{name}-flow.png", 720, 420)
-    photograph(views.rests_on(heads), f"{name}-tokens.png", 720, 260)
-    photograph(views.looked(heads), f"{name}-heads.png", 720, 420)
+    text = max(case.prompts, key=lambda each: change(case, each))
+    heads = look(case.model, case.steering, text, account.top(2), case.metric)
+    photograph(views.effect_map(account), f"{name}-map.png", 700, 520)
+    photograph(views.flow(account), f"{name}-flow.png", 720, 660)
+    photograph(views.rests_on(heads), f"{name}-tokens.png", 720, 200)
+    photograph(views.looked(heads), f"{name}-heads.png", 720, 260)
 
 
 def main() -> None:

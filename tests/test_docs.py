@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/one-equation.md", "docs/evaluating.md")
+PAGES = ("README.md", "docs/one-equation.md", "docs/evaluating.md", "docs/effects.md")
 
 
 def blocks(page: str) -> list[str]:
@@ -45,6 +45,16 @@ def test_the_page_evaluating_runs() -> None:
             exec(compile(block, f"{PAGES[2]}, block {number}", "exec"), names)
     assert "at 0.1 nats a token" in said.getvalue()
     assert "Calibrated(" in said.getvalue()
+
+
+@pytest.mark.host
+def test_the_page_effects_runs() -> None:
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        for number, block in enumerate(blocks(PAGES[3])):
+            exec(compile(block, f"{PAGES[3]}, block {number}", "exec"), names)
+    assert "logit of the first answer above the second" in said.getvalue()
+    assert "L2H7" in said.getvalue()
 
 
 def test_links_lead_somewhere() -> None:

@@ -23,17 +23,17 @@ from steerlens.effects import look, mediation
 
 REPLY = re.compile(r" Honoured (\w+),")
 NAMES = " Otto", " Leo"
+pytestmark = pytest.mark.host
 
 
 @cache
 def setting() -> tuple[Any, tuple[str, ...]]:
     model = load_model()
-    drawn = [
-        (text, REPLY.match(reply)) for (text, reply), _ in world.contrast("formality", "fit", 60)
-    ]
+    pairs = world.contrast("formality", "fit", 60)
+    drawn = [(text, REPLY.match(reply)) for (text, reply), _ in pairs]
     named = [(text, f" {found[1]}") for text, found in drawn if found and f" {found[1]}" in text]
     texts = dict.fromkeys(text.replace(name, " Leo") + " Honoured" for text, name in named)
-    return model, tuple(texts)[:8]
+    return model, tuple(texts)[:6]
 
 
 def lean(model: Any, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
@@ -45,25 +45,34 @@ def lean(model: Any, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"
 def patched() -> Float[Tensor, "layer head"]:
     """By how much each head's output at the last token, from the run with Otto, leans to Otto."""
     model, texts = setting()
-    moved = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
-    for text in texts:
-        kept: dict[str, Tensor] = {}
-        names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
-        keep = [(name, lambda z, hook, name=name: kept.update({name: z[0, -1]})) for name in names]
-        with torch.no_grad():
-            model.run_with_hooks(text.replace(" Leo", " Otto"), fwd_hooks=keep)
-            base = lean(model, model(text)[:, -1])
-            for layer, name in enumerate(names):
-                for head in range(model.cfg.n_heads):
+    return torch.stack([one_patched(model, text) for text in texts]).mean(0)
 
-                    def put(z: Tensor, hook: Any, head: int = head, name: str = name) -> Tensor:
-                        z = z.clone()
-                        z[0, -1, head] = kept[name][head]
-                        return z
 
-                    logits = model.run_with_hooks(text, fwd_hooks=[(name, put)])
-                    moved[layer, head] += float(lean(model, logits[:, -1]) - base) / len(texts)
-    return moved
+def one_patched(model: Any, text: str) -> Float[Tensor, "layer head"]:
+    """Of one text: a row of the batch for each head, in which that head alone is put in place."""
+    layers, heads = range(model.cfg.n_layers), model.cfg.n_heads
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        return lambda z, hook: kept.update({layer: z[0, -1]})
+
+    def put(layer: int) -> Any:
+        def hook(z: Tensor, hook: Any) -> Tensor:
+            z = z.clone()
+            for head in range(heads):
+                z[layer * heads + head, -1, head] = kept[layer][head]
+            return z
+
+        return hook
+
+    name = "blocks.{}.attn.hook_z".format
+    with torch.no_grad():
+        other = text.replace(" Leo", " Otto")
+        model.run_with_hooks(other, fwd_hooks=[(name(i), keep(i)) for i in layers])
+        rows = model.to_tokens(text).repeat(len(layers) * heads, 1)
+        base = lean(model, model(text)[:, -1])
+        logits = model.run_with_hooks(rows, fwd_hooks=[(name(i), put(i)) for i in layers])
+    return (lean(model, logits[:, -1]) - base).reshape(-1, heads)
 
 
 def order(values: Tensor) -> list[tuple[int, int]]:
