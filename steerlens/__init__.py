@@ -14,7 +14,6 @@ from steerlens import positions as positions
 from steerlens import signals as signals
 from steerlens import transforms as transforms
 from steerlens.activations import Activations as Activations
-from steerlens.activations import Moments as Moments
 from steerlens.activations import collect as collect
 from steerlens.attribution import Attribution as Attribution
 from steerlens.attribution import attribute as attribute
@@ -29,6 +28,7 @@ from steerlens.errors import SteerLensError as SteerLensError
 from steerlens.evaluation import calibrate as calibrate
 from steerlens.evaluation import compare as compare
 from steerlens.interventions import Intervention as Intervention
+from steerlens.moments import Moments as Moments
 from steerlens.signals import of_stream as of_stream
 from steerlens.steering import Steering as Steering
 from steerlens.trace import Trace as Trace

@@ -21,52 +21,14 @@ from steerlens.cards import count
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
 from steerlens.host import FwdHooks, HookNames, Host, check_by_token, device_of, hook_names
+from steerlens.moments import Moments, merge
 from steerlens.passes import telling
 from steerlens.positions import Mask, Positions, selector
 from steerlens.text import Batch, Encoded, Item, batches, encode
 
 
-class _Enough(Exception):  # noqa: N818 (a signal, not an error)
+class Enough(Exception):  # noqa: N818 (a signal, not an error)
     """Every hook point wanted has been read: the rest of the pass is not needed."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Count, mean and spread of vectors at one hook point; two of them merge into one.
-
-    >>> x = torch.randn(10, 4)
-    >>> merged = Moments.of(x[:3]).merged(Moments.of(x[3:]))
-    >>> bool(torch.allclose(merged.mean, Moments.of(x).mean))
-    True
-    """
-
-    count: int
-    mean: Float[Tensor, "*unit"]
-    """In float64."""
-    squares: Float[Tensor, "*unit"]
-    """Sum of squared deviations from the mean, in float64."""
-
-    @classmethod
-    def of(cls, vectors: Float[Tensor, "n *unit"]) -> Moments:
-        """Return the moments of some vectors, on the CPU."""
-        x = vectors.cpu().double()
-        mean = x.mean(0)
-        return cls(len(x), mean, ((x - mean) ** 2).sum(0))
-
-    def merged(self, other: Moments) -> Moments:
-        """Return the moments of both together (Chan, Golub and LeVeque, 1979)."""
-        total = self.count + other.count
-        gap = other.mean - self.mean
-        return Moments(
-            total,
-            self.mean + gap * (other.count / total),
-            self.squares + other.squares + gap**2 * (self.count * other.count / total),
-        )
-
-    @property
-    def variance(self) -> Float[Tensor, "*unit"]:
-        """The unbiased variance of each entry."""
-        return self.squares / max(1, self.count - 1)
 
 
 @dataclass(frozen=True)
@@ -153,9 +115,9 @@ def collect(
         raise BadInputError(f"collect needs a list of one item or more; got {items!r}.")
     names = _names(model, hook_names)
     encoded = [encode(model, item) for item in items]
-    picker = _Picker(positions, encoded)
-    kept = _sample(len(items), max_examples, seed)
-    sink = _Sink(kept, max_examples)
+    picker = Picker(positions, encoded)
+    kept = sampled(len(items), max_examples, seed)
+    sink = Sink(kept, max_examples)
     device = device_of(model)
     bar = tqdm(
         total=len(items), desc=f"reading {count(len(names), 'hook point')}", disable=not progress
@@ -180,16 +142,18 @@ def _spaced(total: int, most: int) -> list[int]:
     return list(range(total)) if total <= most else [i * total // most for i in range(most)]
 
 
-def _sample(total: int, most: int, seed: int) -> tuple[int, ...]:
+def sampled(total: int, most: int, seed: int) -> tuple[int, ...]:
+    """Return at most `most` of `total` rows, a seeded random sample, in order."""
     if total <= most:
         return tuple(range(total))
     return tuple(sorted(random.Random(seed).sample(range(total), most)))
 
 
-class _Picker:
+class Picker:
     """Turns positions into a mask over a padded batch of whole items."""
 
     def __init__(self, positions: Positions | None, encoded: Sequence[Encoded]) -> None:
+        """Raise BadInputError where positions are not given and items do not tell them."""
         completed = all(len(item.tokens) > item.prompt_length for item in encoded)
         default = "generated" if completed else "last_prompt_token"
         some = any(len(item.tokens) > item.prompt_length for item in encoded)
@@ -204,6 +168,7 @@ class _Picker:
         return repr(self.selector)
 
     def mask(self, model: Host, batch: Batch, rows: Sequence[int]) -> Mask:
+        """Return which tokens are picked. Raises BadInputError where an item has none."""
         clock = Clock(model, batch.prompt_lengths)
         clock.begin(batch.tokens, past=0, attention_mask=batch.real)
         mask = clock.where(self.selector)
@@ -229,12 +194,12 @@ def _read(model: Host, names: Sequence[str], batch: Batch, mask: Mask) -> dict[s
         def read(activation: Tensor, hook: Any) -> None:
             readings[name] = pooled(activation, mask)
             if len(readings) == len(names):
-                raise _Enough
+                raise Enough
 
         return read
 
     fwd_hooks: FwdHooks = [(name, reader(name)) for name in names]
-    with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks), suppress(_Enough):
+    with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks), suppress(Enough):
         model(batch.tokens)
     missing = [name for name in names if name not in readings]
     if missing:
@@ -257,10 +222,11 @@ def pooled(
     return means.reshape(len(mask), *activation.shape[2:]), norms
 
 
-class _Sink:
+class Sink:
     """Moments of everything, and the examples at the rows to keep."""
 
     def __init__(self, kept: Sequence[int], max_examples: int) -> None:
+        """Take the rows whose vectors are kept as examples."""
         self.moments: dict[str, Moments] = {}
         self.norms: dict[str, Moments] = {}
         self.examples: dict[str, Tensor] = {}
@@ -269,21 +235,24 @@ class _Sink:
         self.place = {row: i for i, row in enumerate(kept)}
 
     def add(self, rows: Sequence[int], readings: Mapping[str, Reading]) -> None:
+        """Take what was read of some rows, by hook point."""
         here = [(i, self.place[row]) for i, row in enumerate(rows) if row in self.place]
         source = torch.tensor([i for i, _ in here], dtype=torch.long)
         target = torch.tensor([place for _, place in here], dtype=torch.long)
         for name, (vectors, norms) in readings.items():
             x = vectors.cpu()
-            _merge(self.moments, name, Moments.of(x))
-            _merge(self.norms, name, Moments.of(norms))
+            merge(self.moments, name, Moments.of(x))
+            merge(self.norms, name, Moments.of(norms))
             if name not in self.examples:
                 self.examples[name] = torch.empty(len(self.kept), *x.shape[1:])
             self.examples[name][target] = x[source]
 
     def megabytes(self) -> float:
+        """Return the size of the examples."""
         return sum(x.numel() for x in self.examples.values()) * 4 / 1e6
 
     def activations(self, positions: str) -> Activations:
+        """Return all that was read. Raises BadInputError where it is not finite."""
         for name, moments in self.moments.items():
             if not torch.isfinite(moments.mean).all():
                 raise BadInputError(
@@ -293,8 +262,3 @@ class _Sink:
         return Activations(
             self.moments, self.norms, self.examples, self.kept, positions, self.max_examples
         )
-
-
-def _merge(into: dict[str, Moments], name: str, more: Moments) -> None:
-    before = into.get(name)
-    into[name] = more if before is None else before.merged(more)

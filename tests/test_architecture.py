@@ -16,6 +16,7 @@ ORDER = [
     "errors",
     "storage",
     "statistics",
+    "moments",
     "cards",
     "host",
     "components",

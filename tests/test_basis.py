@@ -16,9 +16,10 @@ from torch import Tensor
 
 import steerlens as sl
 from steerlens import Basis, Direction, Directions
-from steerlens.activations import Activations, Moments
+from steerlens.activations import Activations
 from steerlens.basis import orthonormal_factor
 from steerlens.errors import BadInputError, SteerLensError, UnknownNameError
+from steerlens.moments import Moments
 from steerlens.transforms import Ablate
 
 NAME, OTHER = "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"

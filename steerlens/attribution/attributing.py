@@ -17,7 +17,7 @@ from steerlens.attribution.value import Attribution, Scores
 from steerlens.components import Components, components
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction, Directions
-from steerlens.directions.finding import _items
+from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError
 from steerlens.host import Host, provenance
 from steerlens.positions import Positions
@@ -128,7 +128,7 @@ def attribute(
         if parts.has_neurons
         else None,
         name=_name(direction),
-        items=_items(contrast),
+        items=counted(contrast),
         positions=positive.inputs.positions,
         provenance={**provenance(model), "data": contrast.digest},
     )

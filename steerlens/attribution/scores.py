@@ -14,8 +14,8 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.activations import Moments
 from steerlens.components import Block, Components
+from steerlens.moments import Moments
 from steerlens.statistics import auc
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.activations import Activations, Reading, _Enough, _Picker, _sample, _Sink, pooled
+from steerlens.activations import Activations, Enough, Picker, Reading, Sink, pooled, sampled
 from steerlens.attribution.scores import Inputs
 from steerlens.cards import count
 from steerlens.components import Block, Components, Norm
@@ -59,7 +59,7 @@ class Side:
         """Raise BadInputError on items that cannot be encoded, or no clear place to read."""
         self.model = model
         self.encoded = [encode(model, item) for item in items]
-        self.picker = _Picker(positions, self.encoded)
+        self.picker = Picker(positions, self.encoded)
 
     def batches(self, batch_tokens: int) -> Iterator[tuple[list[int], Batch, Mask]]:
         """Yield (rows, batch, mask of positions)."""
@@ -101,8 +101,8 @@ def read(
     Examples are the same items at every block, a seeded sample of `max_examples`; where a norm
     follows, z is kept twice (as it is, and scaled). Cost: a forward pass without unembedding.
     """
-    kept = _sample(len(side.encoded), max_examples, seed)
-    inputs, heads, neurons = _Sink(kept, max_examples), _Sink(kept, max_examples), _Sink((), 0)
+    kept = sampled(len(side.encoded), max_examples, seed)
+    inputs, heads, neurons = Sink(kept, max_examples), Sink(kept, max_examples), Sink((), 0)
     bar = tqdm(
         total=len(side.encoded),
         desc=f"reading {count(parts.n_layers, 'layer')} of components",
@@ -145,7 +145,7 @@ class _Pass:
         model: Host = self.parts.model
         hooks: FwdHooks = [hook for place in wanted for hook in self._hooks(place)]
         self.left = len(hooks)
-        with telling(model, batch), model.hooks(fwd_hooks=hooks), suppress(_Enough):
+        with telling(model, batch), model.hooks(fwd_hooks=hooks), suppress(Enough):
             model(batch.tokens)
         if self.left:
             raise HookError(
@@ -185,7 +185,7 @@ class _Pass:
     def _done(self) -> None:
         self.left -= 1
         if not self.left:
-            raise _Enough
+            raise Enough
 
 
 def _output(parts: Components, layer: int, block: Block, x: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def find_directions(
     2
     """
     _check_contrast(contrast)
-    finder, label = _finder(method)
+    finder, label = finder_named(method)
     positive, negative = (
         collect(
             model,
@@ -108,7 +108,7 @@ def find_directions(
         finder=finder,
         name=name,
         paired=contrast.paired,
-        items=_items(contrast),
+        items=counted(contrast),
         quality=quality,
         placebos=placebos,
         seed=seed,
@@ -145,7 +145,8 @@ def _check_read_alike(positive: Activations, negative: Activations) -> None:
         )
 
 
-def _finder(method: str | Finder) -> tuple[Finder, str]:
+def finder_named(method: str | Finder) -> tuple[Finder, str]:
+    """Return a finder and its name. Raises UnknownNameError on a name that is none."""
     if not isinstance(method, str):
         return method, getattr(method, "__name__", "a function")
     if method not in FINDERS:
@@ -156,7 +157,8 @@ def _finder(method: str | Finder) -> tuple[Finder, str]:
     return FINDERS[method], method
 
 
-def _items(contrast: Contrast) -> str:
+def counted(contrast: Contrast) -> str:
+    """Return what a contrast holds, in words: "64 pairs"."""
     return repr(contrast).removeprefix("Contrast(").removesuffix(")")
 
 

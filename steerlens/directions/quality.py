@@ -23,35 +23,35 @@ Finder = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class _Sides:
+class Sides:
     """Both sides' examples, flattened to vectors."""
 
     positive: Float[Tensor, "positive d"]
     negative: Float[Tensor, "negative d"]
 
-    def halves(self, paired: bool, seed: int) -> tuple[_Sides, _Sides]:
+    def halves(self, paired: bool, seed: int) -> tuple[Sides, Sides]:
         """Return two random halves, pairs kept together."""
         generator = torch.Generator().manual_seed(seed)
         order_p = torch.randperm(len(self.positive), generator=generator)
         order_n = order_p if paired else torch.randperm(len(self.negative), generator=generator)
         cut_p, cut_n = len(order_p) // 2, len(order_n) // 2
         return (
-            _Sides(self.positive[order_p[:cut_p]], self.negative[order_n[:cut_n]]),
-            _Sides(self.positive[order_p[cut_p:]], self.negative[order_n[cut_n:]]),
+            Sides(self.positive[order_p[:cut_p]], self.negative[order_n[:cut_n]]),
+            Sides(self.positive[order_p[cut_p:]], self.negative[order_n[cut_n:]]),
         )
 
-    def shuffled(self, paired: bool, seed: int) -> _Sides:
+    def shuffled(self, paired: bool, seed: int) -> Sides:
         """Return the sides with labels at random, within pairs where they are paired."""
         generator = torch.Generator().manual_seed(seed)
         if paired:
             swap = torch.rand(len(self.positive), 1, generator=generator) < 0.5
-            return _Sides(
+            return Sides(
                 torch.where(swap, self.negative, self.positive),
                 torch.where(swap, self.positive, self.negative),
             )
         both = torch.cat([self.positive, self.negative])
         both = both[torch.randperm(len(both), generator=generator)]
-        return _Sides(both[: len(self.positive)], both[len(self.positive) :])
+        return Sides(both[: len(self.positive)], both[len(self.positive) :])
 
 
 def oriented(
@@ -71,7 +71,7 @@ def oriented(
     return -vector if gap < 0 else vector
 
 
-def _found(finder: Finder, sides: _Sides) -> Tensor:
+def _found(finder: Finder, sides: Sides) -> Tensor:
     return oriented(finder, sides.positive, sides.negative)
 
 
@@ -88,7 +88,7 @@ def measure(
 
     Cost: 2 fits, and 2 more for each placebo.
     """
-    sides = _Sides(positive, negative)
+    sides = Sides(positive, negative)
     if min(len(positive), len(negative)) < 4:
         return None
     first, second = sides.halves(paired, seed)
@@ -115,7 +115,7 @@ def measure(
 Scores = tuple[Tensor, Tensor]
 
 
-def _scores(sides: _Sides, vector: Tensor) -> Scores:
+def _scores(sides: Sides, vector: Tensor) -> Scores:
     unit = vector / vector.norm().clamp_min(1e-12)
     return sides.positive @ unit, sides.negative @ unit
 
@@ -124,14 +124,14 @@ def _mean_auc(halves: tuple[Scores, Scores]) -> float:
     return sum(float(auc(*half)) for half in halves) / 2
 
 
-def _shuffled_auc(finder: Finder, sides: _Sides, paired: bool, seed: int, k: int) -> float:
+def _shuffled_auc(finder: Finder, sides: Sides, paired: bool, seed: int, k: int) -> float:
     """AUC, on shuffled labels, of directions found with those labels: 0.5 in expectation."""
     first, second = sides.shuffled(paired, seed * 1009 + k).halves(paired, seed)
     crossed = (second, _found(finder, first)), (first, _found(finder, second))
     return _mean_auc((_scores(*crossed[0]), _scores(*crossed[1])))
 
 
-def _random_aucs(first: _Sides, second: _Sides, placebos: int, seed: int) -> Tensor:
+def _random_aucs(first: Sides, second: Sides, placebos: int, seed: int) -> Tensor:
     """AUC of random directions, each turned by one half and scored on the other."""
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(first.positive.shape[1], placebos, generator=generator)

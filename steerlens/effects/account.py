@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.activations import Moments
 from steerlens.cards import card, count, number, share
 from steerlens.errors import UnknownNameError, nearest
+from steerlens.moments import Moments
 
 if TYPE_CHECKING:
     import pandas
@@ -33,6 +33,8 @@ class Effect:
     metric: str
     """What the parts are measured in."""
     prompts: int
+    aim: str
+    """What the stream's change is compared with."""
     written_at: tuple[str, ...]
     """The hook points of the stream that the steering writes."""
     parts: Mapping[str, Moments]
@@ -40,8 +42,8 @@ class Effect:
     (layer), `norms_after` (layer, 2), `embedded`, `final_norm`, `cap`; `neurons` (layer, neuron)
     are what the MLPs' consist of."""
     responses: Mapping[str, Moments]
-    """`stream`, `cosine`, `share` (layer); `z`, `pattern`, `to_steered`, `to_first` (layer, head);
-    `neurons` (layer, neuron): see `steerlens.effects.decomposition.Responses`."""
+    """`stream`, `cosine`, `share`, `mlp` (layer); `z`, `pattern`, `to_steered`, `to_first`
+    (layer, head); `neurons` (layer, neuron): see `steerlens.effects.decomposition.Responses`."""
 
     @property
     def change(self) -> float:
@@ -110,7 +112,8 @@ class Effect:
                     | own
                     | self._at("head", layer, head)
                 )
-            yield {"layer": layer, "component": "mlp"} | _with_error("part", mlps, (layer,))
+            moved = {"mlp": float(self.responses["mlp"].mean[layer])}
+            yield {"layer": layer, "component": "mlp"} | _with_error("part", mlps, (layer,)) | moved
 
     def _at(self, kind: str, *place: int) -> dict[str, object]:
         names = ("stream", "cosine", "share") if kind == "stream" else HEADS
@@ -143,7 +146,7 @@ class Effect:
         rest = "".join(f", L{at}H{one} {_signed(self.heads[at, one])}" for at, one in others)
         mlp = int(self.mlps.abs().argmax())
         moved, cosine = (float(self.responses[name].mean[-1]) for name in ("stream", "cosine"))
-        along = f", cosine {number(cosine)} with what was written" if cosine else ""
+        along = f", cosine {number(cosine)} with {self.aim}" if cosine else ""
         return [
             f"change {_signed(self.change)} {self.metric}, over {count(self.prompts, 'prompt')}",
             f"direct {_signed(self.direct)}, through heads and MLPs {_signed(self.mediated)}, "

@@ -147,6 +147,8 @@ class Responses:
     """Change of the attention on tokens that the steering wrote at."""
     to_first: Float[Tensor, "n layer head"]
     """Change of the attention on the first token."""
+    mlp: Float[Tensor, "n layer"]
+    """Norm of the change of what each MLP puts out, as a share of its norm."""
     neurons: Float[Tensor, "n layer neuron"] | None
     """Absolute change of each neuron's activation."""
 
@@ -173,7 +175,10 @@ def responses(
     signed = torch.stack(
         [b - a for a, b in zip(base.patterns, steered.patterns, strict=True)], dim=1
     )
-    z = [torch.stack(each.z, dim=1) for each in (base, steered)]
+    z, mlp = (
+        [torch.stack(getattr(each, what), dim=1) for each in (base, steered)]
+        for what in ("z", "mlp")
+    )
     if steered.touched is None:
         touched = signed.new_zeros(signed.shape[0], signed.shape[-1])
     else:
@@ -190,6 +195,7 @@ def responses(
         pattern=moved.sum(-1) / 2,
         to_steered=einsum(signed, touched, "n layer head key, n key -> n layer head"),
         to_first=signed[..., 0],
+        mlp=(mlp[1] - mlp[0]).norm(dim=-1) / mlp[0].norm(dim=-1).clamp_min(1e-12),
         neurons=neurons,
     )
 

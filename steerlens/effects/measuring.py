@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.activations import Moments
 from steerlens.components import components
 from steerlens.directions import Direction
 from steerlens.effects.account import SUMMED, Effect
@@ -19,6 +18,7 @@ from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of, hook_name
+from steerlens.moments import Moments
 from steerlens.rows import at_rows
 from steerlens.steering import Steering
 from steerlens.text import Encoded, Item, batches, encode
@@ -77,6 +77,7 @@ def effect(
     return Effect(
         metric=MEANING[asked.kind],
         prompts=len(encoded),
+        aim=_aim(direction),
         written_at=tuple(written),
         parts=sink.of("parts", "whole", *SUMMED, "neurons"),
         responses=sink.of("responses", *(each.name for each in fields(Responses))),
@@ -88,6 +89,13 @@ def encoded_prompts(model: Host, prompts: Sequence[Item]) -> list[Encoded]:
     if isinstance(prompts, str) or len(prompts) == 0:
         raise BadInputError(f"An effect is measured on a list of prompts; got {prompts!r}.")
     return [encode(model, each) for each in prompts]
+
+
+def _aim(direction: Direction | Mapping[str, Direction] | None) -> str:
+    if direction is None:
+        return "what was written"
+    names = (direction,) if isinstance(direction, Direction) else direction.values()
+    return ", ".join(dict.fromkeys(each.name for each in names))
 
 
 def _aims(

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.activations import Moments
 from steerlens.cards import card, count
 from steerlens.effects.measuring import by_prompt, encoded_prompts
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.host import FwdHooks, Host, device_of
+from steerlens.moments import Moments
 from steerlens.passes import telling
 from steerlens.rows import at_rows
 from steerlens.running import running

@@ -16,7 +16,7 @@ from steerlens.cards import card, number
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import Completion, completions
 from steerlens.evaluation.metrics import kl
-from steerlens.evaluation.scoring import _log_probs
+from steerlens.evaluation.scoring import log_probs_at
 from steerlens.host import Host, device_of
 from steerlens.running import running
 from steerlens.steering import Steering
@@ -201,9 +201,9 @@ def _divergences(
         for start in range(0, len(texts), batch_rows):
             batch = pad(model, texts[start : start + batch_rows], device_of(model))
             where = _predicting(batch)
-            base = _log_probs(model, batch, where)
+            base = log_probs_at(model, batch, where)
             with running(steering.expression, model, may_miss=True):
-                steered = _log_probs(model, batch, where)
+                steered = log_probs_at(model, batch, where)
             each = kl(base, steered)
             nats += torch.split(each.clamp_min(0).cpu(), where.sum(1).tolist())
             bar.update(len(where))

@@ -14,7 +14,7 @@ from steerlens.clock import Clock
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import completions
 from steerlens.evaluation.metrics import kl
-from steerlens.evaluation.scoring import _log_probs, _repeated, _scored
+from steerlens.evaluation.scoring import log_probs_at, repeated, scored_at
 from steerlens.host import Host, device_of, token_id
 from steerlens.interventions import Strength
 from steerlens.rows import at_rows
@@ -96,8 +96,8 @@ class Forced:
         self._base: dict[int, Tensor] = {}
         if int(self.counts.sum()) * int(model.cfg.d_vocab) <= KEPT:
             for rows, batch in self._batches(1):
-                scored = _scored(batch)
-                parts = torch.split(_log_probs(model, batch, scored), scored.sum(1).tolist())
+                scored = scored_at(batch)
+                parts = torch.split(log_probs_at(model, batch, scored), scored.sum(1).tolist())
                 self._base.update(zip(rows, parts, strict=True))
 
     def _batches(self, times: int) -> list[tuple[list[int], Batch]]:
@@ -110,7 +110,7 @@ class Forced:
     ) -> Float[Tensor, "scored vocab"]:
         if self._base:
             return torch.cat([self._base[row] for row in rows])
-        return _log_probs(self.model, batch, scored)
+        return log_probs_at(self.model, batch, scored)
 
     def nats(self, steering: Steering, coeffs: Sequence[float], progress: bool = False) -> Nats:
         """Price the steering at every coefficient, all as rows of one steered pass.
@@ -126,13 +126,13 @@ class Forced:
         sums, written = torch.zeros(times), torch.zeros(times)
         bar = tqdm(self._batches(times), desc="nats", disable=not progress, leave=False)
         for rows, batch in bar:
-            scored = _scored(batch)
+            scored = scored_at(batch)
             base = self._base_log_probs(rows, batch, scored)
             scale = torch.tensor(coeffs).repeat_interleave(len(rows))
             here = at_rows(steering, rows, times, len(self.items)) * scale
             shares = _Shares(here)
             with running(here.expression, self.model, trace=shares, may_miss=True):
-                steered = _log_probs(self.model, _repeated(batch, times), scored.repeat(times, 1))
+                steered = log_probs_at(self.model, repeated(batch, times), scored.repeat(times, 1))
             place = torch.cat(
                 [torch.arange(starts[i], starts[i] + int(self.counts[i])) for i in rows]
             )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.metrics import kl
-from steerlens.evaluation.scoring import _log_probs
+from steerlens.evaluation.scoring import log_probs_at
 from steerlens.host import Host, device_of
 from steerlens.rows import at_rows
 from steerlens.running import running
@@ -95,7 +95,7 @@ class Gap:
                 if steering is not None:
                     here = at_rows(steering, [rows[i] for i in numbers], 1, max(rows) + 1)
                     stack.enter_context(running(here.expression, self.model, may_miss=True))
-                logps = _log_probs(self.model, batch, mask)
+                logps = log_probs_at(self.model, batch, mask)
             parts = torch.split(logps, mask.sum(1).tolist())
             for i, part in zip(numbers, parts, strict=True):
                 ids = torch.tensor(

@@ -19,8 +19,8 @@ from steerlens.activations import Activations, collect
 from steerlens.basis import Basis, orthonormal_factor
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction, Directions, mean_difference
-from steerlens.directions.finding import _finder
-from steerlens.directions.quality import Finder, _Sides, oriented
+from steerlens.directions.finding import finder_named
+from steerlens.directions.quality import Finder, Sides, oriented
 from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.interventions import Intervention, mapped
@@ -91,7 +91,7 @@ def shuffled_directions(
             model, side, list(real), positions, max_examples=max_examples, progress=progress
         )
 
-    finder, _ = _finder(method)
+    finder, _ = finder_named(method)
     positive, negative = read(contrast.positive).examples, read(contrast.negative).examples
     return tuple(
         Directions(
@@ -125,7 +125,7 @@ def shuffled_labels(
     At the real one's length. With `paired`, item i of one side is the partner of item i of the
     other, and half the pairs are swapped.
     """
-    sides = _Sides(positive.flatten(1), negative.flatten(1)).shuffled(paired, seed)
+    sides = Sides(positive.flatten(1), negative.flatten(1)).shuffled(paired, seed)
     vector = oriented(method, sides.positive, sides.negative)
     return _placebo(direction, vector.reshape(direction.vector.shape), f"shuffled {seed}")
 

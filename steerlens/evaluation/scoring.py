@@ -30,8 +30,8 @@ def log_probability(
     """
     values = torch.zeros(len(items))
     for rows, batch in _batches(model, items, batch_tokens):
-        scored = _scored(batch)
-        logps = _log_probs(model, batch, scored)
+        scored = scored_at(batch)
+        logps = log_probs_at(model, batch, scored)
         chosen = batch.tokens[:, 1:][scored[:, :-1]]
         values[rows] = _row_means(logps.gather(1, chosen[:, None]).squeeze(1), scored).cpu()
     return values
@@ -79,7 +79,7 @@ def token_divergences(
     """
 
     def nats(batch: Batch, scored: Bool[Tensor, "batch pos"]) -> Float[Tensor, "coeff scored"]:
-        base = _log_probs(model, batch, scored)
+        base = log_probs_at(model, batch, scored)
         steered = _steered_log_probs(model, steering, coeffs, batch, scored)
         return torch.stack([kl(base, part) for part in steered])
 
@@ -139,7 +139,7 @@ def token_log_probs(
     values: dict[int, Tensor] = {}
     room = _room(coeffs, batch_tokens)
     for rows, batch in batches(model, contexts, batch_tokens=room, device=device):
-        predicting = _scored(batch, ahead=1)
+        predicting = scored_at(batch, ahead=1)
         found = _steered_log_probs(model, steering, coeffs, batch, predicting)
         parts = torch.split(found, predicting.sum(1).tolist(), dim=1)
         for row, part in zip(rows, parts, strict=True):
@@ -160,7 +160,7 @@ def _by_token(
     """Measure every batch, and hand each item its own tokens."""
     values: dict[int, Tensor] = {}
     for rows, batch in _batches(model, items, _room(coeffs, batch_tokens)):
-        scored = _scored(batch)
+        scored = scored_at(batch)
         parts = torch.split(measure(batch, scored).cpu(), scored.sum(1).tolist(), dim=1)
         values.update(zip(rows, parts, strict=True))
     return [values[number] for number in range(len(items))]
@@ -207,14 +207,14 @@ def _steered_log_probs(
 ) -> Float[Tensor, "coeff scored vocab"]:
     """Log-probabilities at the positions of a mask, all coefficients as rows of one pass."""
     if steering is None:
-        return _log_probs(model, batch, mask).expand(len(coeffs), -1, -1)
+        return log_probs_at(model, batch, mask).expand(len(coeffs), -1, -1)
     scale = torch.tensor(coeffs).repeat_interleave(len(batch.tokens))
     with running((steering * scale).expression, model, may_miss=True):
-        found = _log_probs(model, _repeated(batch, len(coeffs)), mask.repeat(len(coeffs), 1))
+        found = log_probs_at(model, repeated(batch, len(coeffs)), mask.repeat(len(coeffs), 1))
     return found.reshape(len(coeffs), -1, found.shape[1])
 
 
-def _log_probs(
+def log_probs_at(
     model: Host, batch: Batch, mask: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "scored vocab"]:
     """Log-probabilities at the positions of a mask, row after row."""
@@ -222,7 +222,7 @@ def _log_probs(
         return torch.log_softmax(model(batch.tokens)[mask].float(), dim=-1)
 
 
-def _scored(batch: Batch, ahead: int = 0) -> Bool[Tensor, "batch pos"]:
+def scored_at(batch: Batch, ahead: int = 0) -> Bool[Tensor, "batch pos"]:
     """The positions that predict a completion's tokens, and `ahead` more past its end."""
     index = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     last = batch.real.sum(1, keepdim=True) - 1 + ahead
@@ -239,7 +239,8 @@ def _row_means(
     return sums / counts
 
 
-def _repeated(batch: Batch, times: int) -> Batch:
+def repeated(batch: Batch, times: int) -> Batch:
+    """Return the rows of a batch several times over."""
     return Batch(
         batch.tokens.repeat(times, 1),
         batch.real.repeat(times, 1),

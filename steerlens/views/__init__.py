@@ -12,7 +12,7 @@ from steerlens.views.causes import attribution_map as attribution_map
 from steerlens.views.causes import effect_map as effect_map
 from steerlens.views.causes import flow as flow
 from steerlens.views.causes import mediation_map as mediation_map
-from steerlens.views.effects import Effect as Effect
+from steerlens.views.effects import MethodEffect as MethodEffect
 from steerlens.views.effects import effects as effects
 from steerlens.views.fronts import Points as Points
 from steerlens.views.fronts import fronts as fronts

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.activations import Moments
 from steerlens.attribution import Attribution
 from steerlens.effects import Effect, Mediation
 from steerlens.effects.account import HEADS
 from steerlens.errors import BadInputError, UnknownNameError, nearest
+from steerlens.moments import Moments
 from steerlens.views.maps import head_map, table
 from steerlens.views.page import View
 from steerlens.views.plots import Line, Panel, panels
@@ -96,7 +96,8 @@ def flow(found: Effect, *, title: str = "How the steering flows down the layers"
     parts = [Panel("change of the stream, as a share of its norm", moved, y_range=(0, 0))]
     if bool(reached.any()):
         along = [_line("cosine", cosine, reached)]
-        parts += [Panel("cosine of the change with what was written", along, y_range=(0, 1))]
+        low = min(0.0, float(cosine.mean.min()))
+        parts += [Panel(f"cosine of the change with {found.aim}", along, y_range=(low, 1))]
     label = f"parts of the change so far: {found.metric}"
     parts += [Panel(label, added, reference=("none", 0.0))]
     return panels(parts, x_label="layer", title=title, subtitle=_over(found.prompts))

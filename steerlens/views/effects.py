@@ -19,7 +19,7 @@ TOP, BELOW = 30, 46
 
 
 @dataclass(frozen=True)
-class Effect:
+class MethodEffect:
     """A method's effect, its 95% interval, and its placebos' (none where low is above high)."""
 
     name: str
@@ -31,7 +31,7 @@ class Effect:
 
 
 def effects(
-    methods: Sequence[Effect] | EqualDose,
+    methods: Sequence[MethodEffect] | EqualDose,
     *,
     x_label: str = "",
     title: str = "Effect of each method at equal dose",
@@ -39,10 +39,10 @@ def effects(
 ) -> View:
     """Plot effects as dots on their intervals; static, a few kB.
 
-    `methods` are `Effect`s, or what `at_equal_dose` found. Raises BadInputError without any,
+    `methods` are `MethodEffect`s, or what `at_equal_dose` found. Raises BadInputError without any,
     and on numbers that are not finite.
 
-    >>> view = effects([Effect("add", 0.4, 0.2, 0.6, -0.1, 0.1)])
+    >>> view = effects([MethodEffect("add", 0.4, 0.2, 0.6, -0.1, 0.1)])
     >>> "add: 0.4 [0.2, 0.6]" in view.static
     True
     """
@@ -50,7 +50,7 @@ def effects(
         x_label, methods = x_label or f"change of {methods.task}", _of(methods)
     x_label = x_label or "effect"
     if not methods:
-        raise BadInputError("There is nothing to plot. Give an Effect or more.")
+        raise BadInputError("There is nothing to plot. Give a MethodEffect or more.")
     for each in methods:
         if not all(map(isfinite, (each.value, each.low, each.high))):
             raise BadInputError(
@@ -76,9 +76,9 @@ def effects(
     return View(title, drawing + axes.table(head, rows), subtitle=subtitle)
 
 
-def _of(found: EqualDose) -> list[Effect]:
+def _of(found: EqualDose) -> list[MethodEffect]:
     return [
-        Effect(
+        MethodEffect(
             str(line["method"]),
             line["effect"],
             line["low"],
@@ -89,15 +89,15 @@ def _of(found: EqualDose) -> list[Effect]:
     ]
 
 
-def _beside(each: Effect) -> bool:
+def _beside(each: MethodEffect) -> bool:
     return each.placebo_low <= each.placebo_high
 
 
-def _placebo(each: Effect) -> tuple[str, str]:
+def _placebo(each: MethodEffect) -> tuple[str, str]:
     return (shown(each.placebo_low), shown(each.placebo_high)) if _beside(each) else ("", "")
 
 
-def _drawn(each: Effect, x: Axis, y: Number, colour: str, left: Number) -> str:
+def _drawn(each: MethodEffect, x: Axis, y: Number, colour: str, left: Number) -> str:
     """Return the name, the placebo's band, the interval and the dot."""
     told = f"{each.name}: {shown(each.value)} [{shown(each.low)}, {shown(each.high)}]"
     body = axes.label(left - 10, y + 4, each.name, anchor="end")

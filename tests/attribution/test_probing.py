@@ -7,9 +7,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 
-from steerlens.activations import Moments
 from steerlens.attribution.probing import folds, head_accuracy, neuron_accuracy
 from steerlens.attribution.scores import Inputs, Writers, neuron_scores
+from steerlens.moments import Moments
 from steerlens.statistics import effect_size
 
 

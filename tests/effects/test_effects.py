@@ -183,6 +183,8 @@ def test_the_stream_moves_as_it_is_told(host: str) -> None:
     )
     assert float(pattern[:2].abs().max()) == 0
     assert 0 < float(pattern[2].min()) <= float(pattern[2].max()) <= 1
+    mlp = found.responses["mlp"].mean
+    assert float(mlp[1]) == 0 < float(mlp[2])
     # All tokens but the first are written at: what they gain, it loses.
     torch.testing.assert_close(steered, -first, atol=1e-6, rtol=1e-4)
 

@@ -13,10 +13,10 @@ import torch
 from test_views import HOSTILE, Tags
 
 from steerlens import views
-from steerlens.activations import Moments
 from steerlens.attribution import Attribution, Scores
 from steerlens.effects import Effect, Look, Mediation
 from steerlens.errors import BadInputError, SteerLensError, UnknownNameError
+from steerlens.moments import Moments
 from steerlens.views import View, maps
 from steerlens.views.scale import numbers, shown
 
@@ -51,6 +51,7 @@ def effect(metric: str = "logits", prompts: int = PROMPTS) -> Effect:
     return Effect(
         metric=metric,
         prompts=prompts,
+        aim="what was written",
         written_at=("blocks.1.hook_resid_post",),
         parts={name: Moments.of(values) for name, values in (each | {"whole": whole}).items()},
         responses={name: Moments.of(values) for name, values in found.items()},

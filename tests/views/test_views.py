@@ -325,7 +325,7 @@ def test_tokens_show_what_is_invisible() -> None:
 def test_effects_need_a_method_and_escape_its_name() -> None:
     with pytest.raises(BadInputError, match="nothing to plot"):
         views.effects([])
-    view = views.effects([views.Effect("<b>", 0.1, 0.0, 0.2)])
+    view = views.effects([views.MethodEffect("<b>", 0.1, 0.0, 0.2)])
     assert "&lt;b&gt;" in view.static
     assert "<b>" not in view.static
     assert "placebos" not in view.static.split("<details")[0]

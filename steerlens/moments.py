@@ -1,0 +1,53 @@
+"""Moments: count, mean and spread of vectors, in memory that does not grow with their number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and spread of vectors at one hook point; two of them merge into one.
+
+    >>> x = torch.randn(10, 4)
+    >>> merged = Moments.of(x[:3]).merged(Moments.of(x[3:]))
+    >>> bool(torch.allclose(merged.mean, Moments.of(x).mean))
+    True
+    """
+
+    count: int
+    mean: Float[Tensor, "*unit"]
+    """In float64."""
+    squares: Float[Tensor, "*unit"]
+    """Sum of squared deviations from the mean, in float64."""
+
+    @classmethod
+    def of(cls, vectors: Float[Tensor, "n *unit"]) -> Moments:
+        """Return the moments of some vectors, on the CPU."""
+        x = vectors.cpu().double()
+        mean = x.mean(0)
+        return cls(len(x), mean, ((x - mean) ** 2).sum(0))
+
+    def merged(self, other: Moments) -> Moments:
+        """Return the moments of both together (Chan, Golub and LeVeque, 1979)."""
+        total = self.count + other.count
+        gap = other.mean - self.mean
+        return Moments(
+            total,
+            self.mean + gap * (other.count / total),
+            self.squares + other.squares + gap**2 * (self.count * other.count / total),
+        )
+
+    @property
+    def variance(self) -> Float[Tensor, "*unit"]:
+        """The unbiased variance of each entry."""
+        return self.squares / max(1, self.count - 1)
+
+
+def merge(into: dict[str, Moments], name: str, more: Moments) -> None:
+    """Add moments to those that stand under a name."""
+    before = into.get(name)
+    into[name] = more if before is None else before.merged(more)
