@@ -43,7 +43,7 @@ class Effect:
     are what the MLPs' consist of."""
     responses: Mapping[str, Moments]
     """`stream`, `cosine`, `share`, `mlp` (layer); `z`, `pattern`, `to_steered`, `to_first`
-    (layer, head); `neurons` (layer, neuron): see `steerlens.effects.decomposition.Responses`."""
+    (layer, head); `neurons` (layer, neuron): see `steerlens.effects.responses.Responses`."""
 
     @property
     def change(self) -> float:

@@ -7,12 +7,9 @@ component changes, the second is the norm's own part. A norm after a block falls
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.components import Block, Components
@@ -127,87 +124,3 @@ def _before(
     pulled = norm.pulled(through)
     own = ((summed[0] + summed[1]) / 2 * pulled).sum(-1) * (r_steered - r)
     return pulled * ((r + r_steered) / 2)[:, None], own
-
-
-@dataclass(frozen=True, eq=False)
-class Responses:
-    """What changed at each scored token, whatever it does to the logits."""
-
-    stream: Float[Tensor, "n layer"]
-    """Norm of the change of the stream, as a share of its norm."""
-    cosine: Float[Tensor, "n layer"]
-    """Cosine of that change with the direction; 0 where nothing was written."""
-    share: Float[Tensor, "n layer"]
-    """Share of its square that still lies along the direction."""
-    z: Float[Tensor, "n layer head"]
-    """Norm of the change of each head's z, as a share of z's."""
-    pattern: Float[Tensor, "n layer head"]
-    """Attention that went to other tokens: half the sum of |change|, from 0 to 1."""
-    to_steered: Float[Tensor, "n layer head"]
-    """Change of the attention on tokens that the steering wrote at."""
-    to_first: Float[Tensor, "n layer head"]
-    """Change of the attention on the first token."""
-    mlp: Float[Tensor, "n layer"]
-    """Norm of the change of what each MLP puts out, as a share of its norm."""
-    neurons: Float[Tensor, "n layer neuron"] | None
-    """Absolute change of each neuron's activation."""
-
-
-def responses(
-    base: Reading,
-    steered: Reading,
-    rows: Int[Tensor, " n"],
-    direction: Mapping[int, Tensor] | None = None,
-) -> Responses:
-    """Return what changed; `rows` is the row of the batch that each scored token belongs to.
-
-    `direction` gives a vector of the stream by layer; by default it is, at each token, all that
-    the steering wrote there up to that layer.
-    """
-    gaps = torch.stack([b - a for a, b in zip(base.stream, steered.stream, strict=True)], dim=1)
-    whole = torch.stack(base.stream, dim=1)
-    aims = _aims(steered, gaps, direction)
-    length = gaps.norm(dim=-1)
-    inner = (gaps * aims).sum(-1) / aims.norm(dim=-1).clamp_min(1e-12)
-    moved = torch.stack(
-        [(b - a).abs() for a, b in zip(base.patterns, steered.patterns, strict=True)], dim=1
-    )
-    signed = torch.stack(
-        [b - a for a, b in zip(base.patterns, steered.patterns, strict=True)], dim=1
-    )
-    z, mlp = (
-        [torch.stack(getattr(each, what), dim=1) for each in (base, steered)]
-        for what in ("z", "mlp")
-    )
-    if steered.touched is None:
-        touched = signed.new_zeros(signed.shape[0], signed.shape[-1])
-    else:
-        touched = steered.touched.to(rows.device)[rows].to(signed)
-    neurons = None
-    if base.post:
-        pairs = zip(base.post, steered.post, strict=True)
-        neurons = torch.stack([(b - a).abs() for a, b in pairs], dim=1)
-    return Responses(
-        stream=length / whole.norm(dim=-1).clamp_min(1e-12),
-        cosine=inner / length.clamp_min(1e-12),
-        share=(inner / length.clamp_min(1e-12)) ** 2,
-        z=(z[1] - z[0]).norm(dim=-1) / z[0].norm(dim=-1).clamp_min(1e-12),
-        pattern=moved.sum(-1) / 2,
-        to_steered=einsum(signed, touched, "n layer head key, n key -> n layer head"),
-        to_first=signed[..., 0],
-        mlp=(mlp[1] - mlp[0]).norm(dim=-1) / mlp[0].norm(dim=-1).clamp_min(1e-12),
-        neurons=neurons,
-    )
-
-
-def _aims(
-    steered: Reading, gaps: Float[Tensor, "n layer d_model"], direction: Mapping[int, Tensor] | None
-) -> Float[Tensor, "n layer d_model"]:
-    if direction is not None:
-        given = [direction[layer].to(gaps) for layer in range(gaps.shape[1])]
-        return torch.stack(given).expand_as(gaps)
-    aims = torch.zeros_like(gaps)
-    for name, each in steered.written.items():
-        layer = int(name.split(".")[1])
-        aims[:, layer:] += each[:, None]
-    return aims

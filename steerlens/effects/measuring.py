@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 from steerlens.components import components
 from steerlens.directions import Direction
 from steerlens.effects.account import SUMMED, Effect
-from steerlens.effects.decomposition import Responses, parts, responses
+from steerlens.effects.decomposition import parts
 from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
+from steerlens.effects.responses import Responses, responses
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of, hook_name
 from steerlens.moments import Moments
