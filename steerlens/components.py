@@ -7,6 +7,9 @@ linear too, so that any change at the stream falls into parts that add up.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,13 +17,13 @@ from typing import Any, Literal
 import torch
 from einops import einsum
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
 
 Block = Literal["attn", "mlp"]
-_AFTER = ("Olmo2", "Olmo3")
+_AFTER = ("Olmo2", "Olmo3", "Exaone4")
 """Architectures whose `ln1` and `ln2` stand after the block."""
 _PROBE = 1e3
 """Entries of the vectors that a norm is probed with: its epsilon is nothing beside them."""
@@ -39,14 +42,14 @@ class Norm:
     def of(cls, module: Any, width: int, device: torch.device) -> Norm:
         """Read a norm off its values at a few vectors, on either host, weights folded or not.
 
-        A hook of the user's inside the norm sees these too.
+        No hook sees these.
         """
         dtype = next((each.dtype for each in module.parameters()), torch.float32)
         signs = torch.ones(width, device=device)
         signs[1::2] = -1.0
         x = _PROBE * signs
         ups = torch.stack([x, -x, x + _PROBE])[None].to(dtype)
-        with torch.no_grad():
+        with torch.no_grad(), _unhooked(module):
             up, down, shifted = module(ups)[0].float()
         centred = bool(torch.allclose(up, shifted, rtol=1e-2, atol=1e-3))
         flat = x - x.mean() if centred else x
@@ -168,8 +171,29 @@ class Components:
         return written + self.bias(layer, "attn")
 
 
+@contextmanager
+def _unhooked(module: nn.Module) -> Iterator[None]:
+    """Take every hook off a module and what is in it, and put them back."""
+    parts = list(module.modules())
+    kept = [(each, each._forward_hooks, each._forward_pre_hooks) for each in parts]
+    try:
+        for each in parts:
+            each._forward_hooks, each._forward_pre_hooks = OrderedDict(), OrderedDict()
+        yield
+    finally:
+        for each, after, before in kept:
+            each._forward_hooks, each._forward_pre_hooks = after, before
+
+
+_CONSTANTS = ("residual_multiplier", "logits_scaling", "logit_scale")
+"""What some architectures (Granite, Cohere) multiply blocks' outputs or logits by."""
+
+
 def components(model: Host) -> Components:
-    """Return a model's components. Raises BadInputError where its heads have no W_O.
+    """Return a model's components.
+
+    Raises BadInputError where its heads have no W_O, or where a constant that stands between them
+    and the logits would be left out.
 
     >>> components(model).heads(0).shape
     torch.Size([8, 16, 128])
@@ -181,6 +205,13 @@ def components(model: Host) -> Components:
             f"The attention of {getattr(model.cfg, 'model_name', 'this model')} has no W_O, so its "
             "heads cannot be told apart."
         ) from error
+    config = getattr(getattr(model, "original_model", None), "config", model.cfg)
+    for name in _CONSTANTS:
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise BadInputError(
+                f"This model multiplies by {name} = {getattr(config, name)} between its components "
+                "and its logits, which is not accounted for: parts would come out too large."
+            )
     return Components(model)
 
 

@@ -91,6 +91,11 @@ def attribute(
             f"Components are scored on a Contrast; got {type(contrast).__name__}. Make one: "
             "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
         )
+    if metric is not None and not callable(metric):
+        raise BadInputError(
+            f"The metric of an attribution is a function of logits (row, d_vocab); got {metric!r}. "
+            "For two tokens: lambda logits: logits[:, first] - logits[:, second]."
+        )
     if max_examples < 2:
         raise BadInputError(f"Sides are told apart by 2 examples or more; got {max_examples}.")
     parts = components(model)

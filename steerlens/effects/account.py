@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 HEADS = ("z", "pattern", "to_steered", "to_first")
 """The responses that heads have."""
-SUMMED = ("written", "heads", "mlps", "norms_after", "embedded", "final_norm", "cap")
+SUMMED = ("written", "heads", "mlps", "norms_after", "embedded", "final_norm", "cap", "elsewhere")
 """The parts that add up to the whole change."""
 
 
@@ -39,8 +40,8 @@ class Effect:
     """The hook points of the stream that the steering writes."""
     parts: Mapping[str, Moments]
     """`whole`, and what adds up to it: `written` (hook point), `heads` (layer, head), `mlps`
-    (layer), `norms_after` (layer, 2), `embedded`, `final_norm`, `cap`; `neurons` (layer, neuron)
-    are what the MLPs' consist of."""
+    (layer), `norms_after` (layer, 2), `embedded`, `final_norm`, `cap`, `elsewhere`; `neurons`
+    (layer, neuron) are what the MLPs' consist of."""
     responses: Mapping[str, Moments]
     """`stream`, `cosine`, `share`, `mlp` (layer); `z`, `pattern`, `to_steered`, `to_first`
     (layer, head); `neurons` (layer, neuron): see `steerlens.effects.responses.Responses`."""
@@ -73,7 +74,7 @@ class Effect:
     @property
     def remainder(self) -> float:
         """What norms, a soft cap and the embeddings add: no head's or MLP's own."""
-        names = ("norms_after", "final_norm", "cap", "embedded")
+        names = ("norms_after", "final_norm", "cap", "embedded", "elsewhere")
         return float(sum(self.parts[name].mean.sum() for name in names))
 
     def top(self, n: int = 5, by: str = "part") -> list[tuple[int, int]]:
@@ -167,7 +168,7 @@ class Effect:
 
 def _with_error(name: str, moments: Moments, place: tuple[int, ...]) -> dict[str, object]:
     """A mean over prompts, and its standard error."""
-    error = float((moments.variance[place] / moments.count) ** 0.5)
+    error = float((moments.variance[place] / moments.count) ** 0.5) if moments.count > 1 else nan
     return {name: float(moments.mean[place]), "se": error}
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from steerlens.components import Block, Components
 from steerlens.effects.reading import Reading
 
+NOT_SUMMED = ("whole", "neurons")
+"""The change itself, and what MLPs' parts consist of."""
 Parts = dict[str, Float[Tensor, "n *part"]]
 """Parts of the change at each scored token, by name."""
 
@@ -33,7 +35,8 @@ def parts(
       what MLPs are made of and are not added once more;
     - `norms_after`: (n, layer, 2) the scales of norms after attention and MLP;
     - `final_norm`: (n,) the scale of the final norm;
-    - `cap`: (n,) what a soft cap on logits leaves out, and whatever else stands behind the norm;
+    - `cap`: (n,) what a soft cap on logits leaves out (and rounding in them);
+    - `elsewhere`: (n,) what is left: writing inside norms or behind them, and rounding;
     - `whole`: (n,) the change itself. All others but `neurons` add up to it.
     """
     final = weights.final
@@ -65,6 +68,9 @@ def parts(
     made["whole"] = ((steered.logits - base.logits) * readout).sum(-1)
     read = ((steered.normed - base.normed) @ weights.unembedding * readout).sum(-1)
     made["cap"] = made["whole"] - read
+    told = [each for name, each in made.items() if name not in NOT_SUMMED]
+    sums = torch.stack([each.reshape(len(each), -1).sum(1) for each in told])
+    made["elsewhere"] = made["whole"] - sums.sum(0)
     return made
 
 

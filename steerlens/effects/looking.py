@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steerlens.components import components
 from steerlens.effects.decomposition import read_in_heads, read_through
+from steerlens.effects.measuring import check_steering
 from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.errors import BadInputError
@@ -62,14 +63,16 @@ def look(
 
     A head's z is a sum over source tokens of attention times value, so its part of the change is
     one too: each token's is its attention times what its value says, steered less base. Raises
-    BadInputError on a head that is not there. Cost: four passes.
+    BadInputError on a head that is not there, or whose z the steering writes itself. Cost: four
+    passes.
 
     >>> found = look(model, steering, "a good day", [(3, 0), (4, 1)], (" good", " bad"))
     >>> bool(torch.allclose(found.rests_on.sum(1), found.parts, atol=1e-5))
     True
     """
+    check_steering(steering)
+    _check(model, heads, steering)
     encoded, weights = encode(model, prompt), components(model)
-    _check(model, heads)
     batch = pad(model, [encoded], device_of(model))
     asked = readout(model, [encoded], metric)
     mask = scored(batch, asked.kind)
@@ -144,11 +147,21 @@ def _attention(
     )
 
 
-def _check(model: Host, heads: Sequence[tuple[int, int]]) -> None:
+def _check(model: Host, heads: Sequence[tuple[int, int]], steering: Steering) -> None:
     layers, size = int(model.cfg.n_layers), int(model.cfg.n_heads)
     if not heads:
         raise BadInputError("There are no heads to look at. Give [(layer, head), ...].")
-    for layer, head in heads:
+    written = [leaf.hook_name for leaf in steering.interventions]
+    for place in heads:
+        if not isinstance(place, tuple) or len(place) != 2 or None in place:
+            raise BadInputError(f"Heads are given as (layer, head); got {place!r}, which is none.")
+        layer, head = place
+        own = {f"blocks.{layer}.attn.hook_{site}" for site in ("z", "result")} & set(written)
+        if own:
+            raise BadInputError(
+                f"The steering writes {own.pop()!r} itself, so that head's response rests on no "
+                "token. Look at heads of other layers."
+            )
         if not (0 <= layer < layers and 0 <= head < size):
             raise BadInputError(
                 f"There is no head {head} in layer {layer}: layers go from 0 to {layers - 1}, "

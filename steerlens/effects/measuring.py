@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -40,9 +41,9 @@ def effect(
     - `prompts`: texts, or (prompt, completion) items. Scored are the tokens that predict a
       completion, and the last one of a prompt alone.
     - `metric`: a pair of answers, for all prompts or one each: the logit of the first token of one
-      above that of the other, after the prompt. Weights over the vocabulary: that sum of logits.
-      None: the divergence of the two models, KL(base || steered) + KL(steered || base) in nats a
-      token, which is such a sum as well (`Readout`).
+      above that of the other, after the whole item. Weights over the vocabulary: that sum of
+      logits. None: the divergence of the two models, KL(base || steered) + KL(steered || base) in
+      nats a token, which is such a sum as well (`Readout`).
     - `direction`: what the stream's change is compared with, the same at all layers or by hook
       name; by default what the steering wrote.
 
@@ -56,6 +57,7 @@ def effect(
     >>> abs(found.direct + found.mediated + found.remainder - found.change) < 1e-4
     True
     """
+    check_steering(steering)
     encoded, weights = encoded_prompts(model, prompts), components(model)
     asked = readout(model, encoded, metric)
     aims = _aims(direction, weights.n_layers)
@@ -75,6 +77,7 @@ def effect(
             sink.add("responses", mask, _named(responses(base, steered, row, aims)))
             written = steered.written
             bar.update(len(rows))
+    _warn_of_rest(sink)
     return Effect(
         metric=MEANING[asked.kind],
         prompts=len(encoded),
@@ -85,11 +88,34 @@ def effect(
     )
 
 
+def check_steering(steering: Steering) -> None:
+    """Raise BadInputError on what is no steering."""
+    if not isinstance(steering, Steering):
+        raise BadInputError(
+            f"An effect is that of a steering; got a {type(steering).__name__}. sl.add(direction) "
+            "makes one of a direction."
+        )
+
+
 def encoded_prompts(model: Host, prompts: Sequence[Item]) -> list[Encoded]:
     """Return prompts as tokens. Raises BadInputError without any, and on one text alone."""
-    if isinstance(prompts, str) or len(prompts) == 0:
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or len(prompts) == 0:
         raise BadInputError(f"An effect is measured on a list of prompts; got {prompts!r}.")
     return [encode(model, each) for each in prompts]
+
+
+def _warn_of_rest(sink: _Sink) -> None:
+    """Say where parts do not add up: what the steering writes is not in what they are made of."""
+    found = sink.of("parts", *SUMMED)
+    size = sum(float(each.mean.abs().sum()) for each in found.values())
+    rest = float(found["elsewhere"].mean)
+    if abs(rest) > 0.01 * size:
+        warnings.warn(
+            f"{rest:+.3g} of the change is in no part: the steering writes inside a norm or behind "
+            "it, or the model has something there that parts do not know. It stands under "
+            "'elsewhere'. Steer the stream, attn_out, mlp_out, z or mlp_post to have parts of it.",
+            stacklevel=3,
+        )
 
 
 def _aim(direction: Direction | Mapping[str, Direction] | None) -> str:
@@ -106,6 +132,8 @@ def _aims(
     if direction is None:
         return None
     if isinstance(direction, Direction):
+        if direction.vector.ndim != 1:
+            raise BadInputError(f"{direction!r} is not a direction of the stream.")
         return dict.fromkeys(range(n_layers), direction.vector)
     names = [hook_name("resid_post", layer) for layer in range(n_layers)]
     missing = [name for name in names if name not in direction]
@@ -130,7 +158,7 @@ class _Sink:
 
     def add(self, kind: str, mask: Bool[Tensor, "batch pos"], found: Mapping[str, Tensor]) -> None:
         for name, values in found.items():
-            new = Moments.of(by_prompt(values, mask))
+            new = Moments.of(by_prompt(values, mask, defined=name in ("cosine", "share")))
             old = self.moments.get((kind, name))
             self.moments[kind, name] = new if old is None else old.merged(new)
 
@@ -139,10 +167,15 @@ class _Sink:
 
 
 def by_prompt(
-    values: Float[Tensor, "n *part"], mask: Bool[Tensor, "batch pos"]
+    values: Float[Tensor, "n *part"], mask: Bool[Tensor, "batch pos"], defined: bool = False
 ) -> Float[Tensor, "batch *part"]:
-    """Return each prompt's mean over its scored tokens."""
-    sums = values.new_zeros(len(mask), *values.shape[1:]).double()
-    sums.index_add_(0, mask.nonzero()[:, 0].to(values.device), values.double())
-    counts = mask.sum(1).to(values.device).reshape(-1, *[1] * (values.ndim - 1))
-    return sums / counts
+    """Return each prompt's mean over its scored tokens.
+
+    With `defined`, over those where it is a number alone, and 0 where it is none at any.
+    """
+    row = mask.nonzero()[:, 0].to(values.device)
+    sums, counts = (values.new_zeros(len(mask), *values.shape[1:]).double() for _ in range(2))
+    known = ~values.isnan() if defined else torch.ones_like(values, dtype=torch.bool)
+    counts.index_add_(0, row, known.double())
+    sums.index_add_(0, row, values.double().where(known, 0.0))
+    return sums / counts.clamp_min(1)

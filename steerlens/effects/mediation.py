@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.cards import card, count
-from steerlens.effects.measuring import by_prompt, encoded_prompts
+from steerlens.effects.measuring import by_prompt, check_steering, encoded_prompts
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.moments import Moments
@@ -121,15 +121,17 @@ def mediation(
       base against wholly steered.
     - `alone`: also the paths through one component and no other (path patching).
 
-    A held component puts out, at every token, what it does in the base pass; what the steering
-    writes there itself is still written. Source: path patching and causal mediation (arXiv
-    2304.05969, 2004.12265). Cost: for each batch 3 passes, and 1 (with `alone` 2) for each of the
-    (heads + 1) * layers components.
+    A held component puts out, at every token, what it does in the base pass. Its own is what
+    stands at `z`, or comes out of the MLP's neurons, with what the steering writes there; what is
+    written at `attn_out` and `mlp_out` goes to the stream and is still written. Source: path
+    patching and causal mediation (arXiv 2304.05969, 2004.12265). Cost: for each batch 3
+    passes, and 1 (with `alone` 2) for each of the (heads + 1) * layers components.
 
     >>> found = mediation(model, steering, ["a good day"], (" good", " bad"), alone=False)
     >>> found.carried.shape
     torch.Size([6, 9])
     """
+    check_steering(steering)
     encoded = encoded_prompts(model, prompts)
     asked = readout(model, encoded, metric)
     every = [
@@ -178,9 +180,13 @@ def _mediation(metric: str, changes: Sequence[Moments], size: int, layers: int) 
         whole=whole,
         direct=direct,
         without=grid([whole - each.mean for each in held]),
-        error=grid([(each.variance / each.count) ** 0.5 for each in held]),
+        error=grid([_error(each) for each in held]),
         alone=grid([whole - each.mean - direct for each in rest]) if rest else None,
     )
+
+
+def _error(each: Moments) -> Tensor:
+    return (each.variance / each.count) ** 0.5 if each.count > 1 else each.mean * torch.nan
 
 
 def _site(place: Place) -> str:
@@ -223,6 +229,10 @@ def _held(values: Values, places: Sequence[Place]) -> FwdHooks:
     return [(name, hold(name)) for name in heads]
 
 
+def _is_z(name: str) -> bool:
+    return name.endswith("hook_z")
+
+
 def _logits(
     model: Host,
     batch: Batch,
@@ -230,12 +240,13 @@ def _logits(
     steering: Steering | None,
     hooks: FwdHooks,
 ) -> Float[Tensor, "n d_vocab"]:
-    """The logits at the scored tokens, with hooks that run before the steering's."""
+    """The logits at the scored tokens; hooks at z run after the steering's, others before."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(model.hooks(fwd_hooks=hooks))
+        stack.enter_context(model.hooks(fwd_hooks=[each for each in hooks if not _is_z(each[0])]))
         if steering is not None:
             stack.enter_context(running(steering.expression, model, may_miss=True))
         stack.enter_context(telling(model, batch))
+        stack.enter_context(model.hooks(fwd_hooks=[each for each in hooks if _is_z(each[0])]))
         found: Tensor = model(batch.tokens)[mask].float()
     return found

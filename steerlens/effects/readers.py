@@ -5,6 +5,7 @@ Through the norm before attention at a scale of 1, so that figures of one layer 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.cards import card
-from steerlens.components import components
+from steerlens.components import Norm, components
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host, split_name
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
     import pandas
 
 
+STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+"""Sites whose vectors are of the stream."""
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Readers:
     """How strongly each later head reads a direction, beside a random one.
 
-    1 is what the head reads of a random direction of the same length, in the mean over such; a
+    1 is what the head reads of random directions of the same length, by root mean square; a
     head whose keys read it strongly attends to tokens that carry it, one whose values do
     moves it on.
     """
@@ -41,7 +46,8 @@ class Readers:
     v: Float[Tensor, "layer head"]
     """|v W_V W_O|, as a multiple of chance."""
     copies: Float[Tensor, "layer head"]
-    """Cosine of v W_V W_O with v: 1 where the head hands the direction on as it is."""
+    """Cosine of v W_V W_O with v: 1 where the head hands the direction on as it is, the norm after
+    attention included."""
 
     def top(self, n: int = 5, by: str = "v") -> list[tuple[int, int]]:
         """Return the n heads that read it most by `q`, `k`, `v` or |`copies`|: (layer, head)."""
@@ -91,9 +97,11 @@ def readers(model: Host, direction: Direction) -> Readers:
     >>> readers(model, directions["resid_post", 2]).q.shape
     torch.Size([3, 8])
     """
+    if not isinstance(direction, Direction):
+        raise BadInputError(f"Readers are those of one direction; got {type(direction).__name__}.")
     site, layer = split_name(direction.hook_name)
     width, layers = int(model.cfg.d_model), int(model.cfg.n_layers)
-    if layer is None or direction.vector.shape != (width,):
+    if layer is None or site not in STREAM or direction.vector.shape != (width,):
         raise BadInputError(f"{direction!r} is not a direction of the stream.")
     first = layer if site == "resid_pre" else layer + 1
     if first >= layers:
@@ -103,22 +111,33 @@ def readers(model: Host, direction: Direction) -> Readers:
         norm = weights.before(each)
         vector = direction.unit().vector.to(weights.unembedding.device)
         seen = vector if norm is None else norm.gain * norm.centre(vector)
-        gain = torch.ones_like(vector) if norm is None else norm.gain
-        found.append(_head_scores(weights.reading(each), weights.heads(each), vector, seen, gain))
+        after = weights.after(each, "attn")
+        out = weights.heads(each)
+        out = out if after is None else after.centre(out) * after.gain
+        *queries, values = weights.reading(each)
+        maps = [*queries, values @ out]
+        found.append(head_scores([*map(through_norm(norm), maps)], maps, vector, seen))
     q, k, v, copies = (torch.stack(each).cpu() for each in zip(*found, strict=True))
     return Readers(direction.name, first, q, k, v, copies)
 
 
-def _head_scores(
-    projections: tuple[Float[Tensor, "head d_model d_head"], ...],
-    out: Float[Tensor, "head d_head d_model"],
+def through_norm(norm: Norm | None) -> Callable[[Tensor], Tensor]:
+    """Return what turns a map of a norm's output into one of its input, at a scale of 1."""
+
+    def through(each: Float[Tensor, "head d_model _"]) -> Float[Tensor, "head d_model _"]:
+        return each if norm is None else norm.pulled(each.mT).mT
+
+    return through
+
+
+def head_scores(
+    whole: Sequence[Float[Tensor, "head d_model _"]],
+    maps: Sequence[Float[Tensor, "head d_model _"]],
     vector: Float[Tensor, " d_model"],
     seen: Float[Tensor, " d_model"],
-    gain: Float[Tensor, " d_model"],
 ) -> tuple[Float[Tensor, " head"], ...]:
-    """What each head reads of what it sees of a unit vector, as multiples of chance."""
-    maps = [*projections[:2], projections[2] @ out]
+    """Return what each head reads of what it sees of a unit vector, as multiples of chance."""
     read = [einsum(seen, each, "d, head d out -> head out") for each in maps]
-    chance = [(gain[:, None] * each).square().sum((1, 2)).div(len(gain)).sqrt() for each in maps]
+    chance = [each.square().sum((1, 2)).div(len(vector)).sqrt() for each in whole]
     scores = [x.norm(dim=1) / c.clamp_min(1e-12) for x, c in zip(read, chance, strict=True)]
     return *scores, torch.cosine_similarity(read[2], vector[None], dim=1)

@@ -58,7 +58,7 @@ def read(
     Under another steering that is on, that one writes first. Raises HookError where the pass does
     not come by a hook point.
     """
-    layers, own = range(model.cfg.n_layers), _written(steering)
+    layers, own = range(model.cfg.n_layers), _written(model, steering)
     before, after = _Reader(mask), _Reader(mask)
     outer = before.hooks("blocks.0.hook_resid_pre", *_each(layers, *STREAM[-2:]), *own)
     inner = after.hooks(
@@ -97,10 +97,15 @@ def read(
     )
 
 
-def _written(steering: Steering | None) -> list[str]:
-    """The hook points of the stream that a steering writes."""
-    names = () if steering is None else (leaf.hook_name for leaf in steering.interventions)
-    return [name for name in dict.fromkeys(names) if name.endswith(STREAM)]
+def _written(model: Host, steering: Steering | None) -> list[str]:
+    """The hook points of the stream that a steering writes, whatever name it has for them."""
+    if steering is None:
+        return []
+    points = model.hook_dict
+    every = (f"blocks.{layer}.{site}" for layer in range(model.cfg.n_layers) for site in STREAM)
+    names = {id(points[name]): name for name in every if name in points}
+    found = (names.get(id(points[leaf.hook_name])) for leaf in steering.interventions)
+    return [name for name in dict.fromkeys(found) if name is not None]
 
 
 def _each(layers: range, *sites: str) -> list[str]:

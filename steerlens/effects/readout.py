@@ -64,6 +64,11 @@ def readout(model: Host, items: Sequence[Encoded], metric: Metric) -> Readout:
     """
     if metric is None:
         return Readout("divergence")
+    if isinstance(metric, str) or not isinstance(metric, Sequence | Tensor):
+        raise BadInputError(
+            "The metric of an effect is a pair of answers such as (' good', ' bad'), one a prompt, "
+            f"or weights over the vocabulary; got {metric!r}."
+        )
     if isinstance(metric, Tensor):
         size = int(model.cfg.d_vocab)
         if metric.shape != (size,) or not bool(metric.isfinite().all()):
@@ -80,6 +85,9 @@ def readout(model: Host, items: Sequence[Encoded], metric: Metric) -> Readout:
 def _pairs(metric: Answers | Sequence[Answers], count: int) -> list[Answers]:
     if len(metric) == 2 and all(isinstance(each, str) for each in metric):
         return [(str(metric[0]), str(metric[1]))] * count
+    wrong = next((each for each in metric if isinstance(each, str) or len(each) != 2), None)
+    if wrong is not None:
+        raise BadInputError(f"Answers come in pairs, such as (' good', ' bad'); got {wrong!r}.")
     if len(metric) != count:
         raise BadInputError(f"{len(metric)} pairs of answers do not fit {count} prompts.")
     return [(str(each[0]), str(each[1])) for each in metric]
@@ -88,6 +96,8 @@ def _pairs(metric: Answers | Sequence[Answers], count: int) -> list[Answers]:
 def _first(model: Host, item: Encoded, pair: Answers) -> tuple[int, int]:
     """The token with which each answer goes on."""
     before = item.tokens
+    if not all(pair):
+        raise BadInputError(f"Answers {pair!r} have an empty one. An answer needs text.")
     first, second = (encode(model, (before, answer)).tokens[len(before)] for answer in pair)
     if first == second:
         raise BadInputError(

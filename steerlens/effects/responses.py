@@ -20,7 +20,8 @@ class Responses:
     stream: Float[Tensor, "n layer"]
     """Norm of the change of the stream, as a share of its norm."""
     cosine: Float[Tensor, "n layer"]
-    """Cosine of that change with the direction; 0 where nothing was written."""
+    """Cosine of that change with the direction; NaN where nothing was written, which no mean
+    over tokens counts."""
     share: Float[Tensor, "n layer"]
     """Share of its square that still lies along the direction."""
     z: Float[Tensor, "n layer head"]
@@ -52,7 +53,7 @@ def responses(
     whole = torch.stack(base.stream, dim=1)
     aims = _aims(steered, gaps, direction)
     length = gaps.norm(dim=-1)
-    inner = (gaps * aims).sum(-1) / aims.norm(dim=-1).clamp_min(1e-12)
+    inner = (gaps * aims).sum(-1) / aims.norm(dim=-1)  # NaN where there is nothing to compare
     attention = [
         _attention(a, b, _touched(steered, rows))
         for a, b in zip(base.patterns, steered.patterns, strict=True)

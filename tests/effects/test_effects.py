@@ -229,6 +229,45 @@ def test_another_steering_that_is_on_is_the_base(host: str) -> None:
     assert found.change == pytest.approx(float(((both - base) @ WEIGHTS).mean()), abs=1e-4)
 
 
+def test_any_name_of_a_hook_point_will_do() -> None:
+    """A bridge has several for one point; the parts are the same."""
+    model = tiny("gpt2", "bridge")
+    names = ("blocks.1.hook_mlp_out", "blocks.1.mlp.hook_out")
+    one, other = (effect(model, sl.add(direction(name)), ITEMS[1:3], WEIGHTS) for name in names)
+    assert one.written_at == other.written_at == names[:1]
+    assert one.direct == pytest.approx(other.direct, abs=1e-6)
+    assert float(one.parts["elsewhere"].mean) == pytest.approx(0, abs=1e-4)
+
+
+@EACH_HOST
+def test_what_is_in_no_part_is_told(host: str) -> None:
+    model = tiny("gpt2", host)
+    inside = sl.add(direction("blocks.2.ln2.hook_normalized"))
+    effect(model, inside, ITEMS[1:3], WEIGHTS)  # what an MLP reads is not what it writes
+    with pytest.warns(UserWarning, match="is in no part"):
+        found = effect(model, sl.add(direction("ln_final.hook_normalized")), ITEMS[1:3], WEIGHTS)
+    total = sum(float(found.parts[name].mean.sum()) for name in SUMMED)
+    assert total == pytest.approx(found.change, abs=1e-4)
+
+
+@EACH_HOST
+def test_no_hook_sees_a_norm_being_read(host: str) -> None:
+    model, shapes = tiny("gemma2", host), list[Any]()
+    seen = ("ln_final.hook_normalized", lambda x, hook: shapes.append(tuple(x.shape)))
+    with model.hooks(fwd_hooks=[seen]):
+        effect(model, steering(), ["w5 w6 bad"], WEIGHTS)
+    assert len(shapes) == 2
+    assert {each[1] for each in shapes} == {4}
+
+
+@EACH_HOST
+def test_a_cosine_is_a_mean_where_something_is_written(host: str) -> None:
+    model, vector = tiny("gpt2", host), direction("blocks.1.hook_resid_post")
+    some = effect(model, sl.add(vector, positions="last_prompt_token"), ITEMS)
+    assert float(some.responses["cosine"].mean[1]) == pytest.approx(1, abs=1e-5)
+    assert float(some.responses["cosine"].mean[0]) == 0
+
+
 def test_what_is_told_is_what_was_found() -> None:
     model = tiny("gpt2", hosts()[0])
     found = effect(model, steering(), ITEMS)
@@ -254,6 +293,7 @@ def test_bad_input_is_told() -> None:
         (ITEMS, torch.zeros(3), "Weights over the vocabulary are 48"),
         (ITEMS, [("good", "bad")] * 3, "3 pairs of answers do not fit 4 prompts"),
         (ITEMS, ("good w1", "good w2"), "begin with the same token"),
+        (ITEMS, ("good", ""), "have an empty one"),
     ):
         with pytest.raises(BadInputError, match=message):
             effect(model, steering(), items, metric)

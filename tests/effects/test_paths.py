@@ -11,8 +11,9 @@ from models import ARCHITECTURES, D_VOCAB, build, hosts, tiny
 from torch import Tensor
 
 import steerlens as sl
-from steerlens.components import components
+from steerlens.components import Norm, components
 from steerlens.effects import effect, look, mediation, readers
+from steerlens.effects.readers import head_scores, through_norm
 from steerlens.errors import BadInputError
 
 pytestmark = pytest.mark.host
@@ -152,6 +153,32 @@ def test_a_response_rests_on_tokens_that_add_up(architecture: str, host: str) ->
     for wrong, message in (([(3, 0)], "no head 0 in layer 3"), ([], "no heads")):
         with pytest.raises(BadInputError, match=message):
             look(model, add(), ITEMS[0], wrong)
+
+
+@EACH_HOST
+def test_what_is_written_at_a_component_is_its_own(host: str) -> None:
+    """To effect and mediation alike; and its response rests on no token."""
+    model = tiny("gpt2", host)
+    for name, shape, at in (("attn.hook_z", (4, 8), slice(0, 4)), ("mlp.hook_post", (48,), 4)):
+        vector = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        steering = sl.add(sl.Direction(f"blocks.2.{name}", vector))
+        found = mediation(model, steering, ["w5 w6 bad"], WEIGHTS, alone=False)
+        assert found.direct == pytest.approx(0, abs=1e-4)
+        assert float(found.carried[2, at].abs().max()) > 0.01
+    with pytest.raises(BadInputError, match=r"writes 'blocks.2.attn.hook_z' itself"):
+        look(model, sl.add(sl.Direction("blocks.2.attn.hook_z", torch.ones(4, 8))), "w5", [(2, 0)])
+
+
+def test_chance_is_of_what_the_norm_lets_through() -> None:
+    """A constant in a map is taken out by a LayerNorm's centring: nobody reads it."""
+    norm = Norm(torch.ones(32), torch.zeros(32), centred=True)
+    given = torch.randn(4, 32, 8, generator=torch.Generator().manual_seed(0)) + 2.0
+    maps = [given, given, torch.ones(4, 32, 32)]
+    whole = [through_norm(norm)(each) for each in maps]
+    vectors = [direction("blocks.0.hook_resid_post", i).unit().vector for i in range(300)]
+    scores = [head_scores(whole, maps, each, norm.centre(each))[0] for each in vectors]
+    squares = torch.stack(scores).square().mean(0)
+    torch.testing.assert_close(squares, torch.ones(4), atol=0.15, rtol=0)
 
 
 @EACH_HOST

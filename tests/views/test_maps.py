@@ -38,6 +38,7 @@ def effect(metric: str = "logits", prompts: int = PROMPTS) -> Effect:
         "embedded": (),
         "final_norm": (),
         "cap": (),
+        "elsewhere": (),
     }
     each = {name: draws(prompts, *shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
     whole = sum(values.reshape(prompts, -1).sum(1) for values in each.values())
