@@ -250,13 +250,13 @@ def test_measures_agree_with_each_other(logps: list[float], shift: float, data: 
 
 def test_options_of_one_token_share_a_pass(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    original = scoring._log_probs
+    original = scoring.log_probs_at
 
     def counted(model: Any, batch: Any, mask: Any) -> torch.Tensor:
         rows.append(len(batch.tokens))
         return original(model, batch, mask)
 
-    monkeypatch.setattr(scoring, "_log_probs", counted)
+    monkeypatch.setattr(scoring, "log_probs_at", counted)
     MultipleChoice("one", [Choice("good w1", [" w2", " w3", " w4"], [0])]).scores(model)
     assert sum(rows) == 1
 
