@@ -8,6 +8,7 @@
 from importlib import import_module
 from types import ModuleType
 
+from steerlens import editing as editing
 from steerlens import effects as effects
 from steerlens import evaluation as evaluation
 from steerlens import positions as positions
@@ -22,6 +23,8 @@ from steerlens.contrast import Contrast as Contrast
 from steerlens.directions import Direction as Direction
 from steerlens.directions import Directions as Directions
 from steerlens.directions import find_directions as find_directions
+from steerlens.editing import Edit as Edit
+from steerlens.editing import steer2edit as steer2edit
 from steerlens.effects import Effect as Effect
 from steerlens.effects import effect as effect
 from steerlens.errors import SteerLensError as SteerLensError

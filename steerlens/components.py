@@ -56,6 +56,10 @@ class Norm:
         unit = flat * width**0.5 / flat.norm()
         return cls((up - down) / 2 / unit, (up + down) / 2, centred)
 
+    def cpu(self) -> Norm:
+        """Return the norm with its tensors on the CPU."""
+        return Norm(self.gain.cpu(), self.bias.cpu(), self.centred)
+
     def centre(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Return x without its mean over entries, where the norm takes it out."""
         return x - x.mean(-1, keepdim=True) if self.centred else x
@@ -120,6 +124,16 @@ class Components:
     def after(self, layer: int, block: Block) -> Norm | None:
         """Return the norm between the block and the stream, None where there is none."""
         return self._after[layer, block]
+
+    def norm_name(self, layer: int, block: Block) -> str | None:
+        """Return the name of the norm between the block and the stream, None where none is.
+
+        A norm has `hook_scale` and `hook_normalized` under it.
+        """
+        part, name = self.model.blocks[layer], {"attn": "ln1", "mlp": "ln2"}[block]
+        if hasattr(part, f"{name}_post"):
+            return f"blocks.{layer}.{name}_post"
+        return f"blocks.{layer}.{name}" if self._norms_follow else None
 
     def before(self, layer: int) -> Norm | None:
         """Return the norm between the stream and attention, None where there is none."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -219,6 +220,29 @@ def provenance(model: Host) -> dict[str, str]:
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "weights": "norms folded" if processed else "as trained",
     }
+
+
+def check_same_model(model: Host, made_on: Mapping[str, str], what: str) -> None:
+    """Raise BadInputError where something was made on another model, by name, or other weights.
+
+    A model is known by the last part of its name, so that a folder may move; one without a name
+    passes.
+    """
+    own = provenance(model)
+    names = [Path(each.get("model", "")).name for each in (made_on, own)]
+    if (
+        all(name not in ("", "unknown", "custom", "None") for name in names)
+        and names[0] != names[1]
+    ):
+        raise BadInputError(
+            f"{what} was made on {names[0]!r}, and this model is {names[1]!r}. Make one on this "
+            "model."
+        )
+    if made_on.get("weights", own["weights"]) != own["weights"]:
+        raise BadInputError(
+            f"{what} was made on weights {made_on['weights']}, and this model has weights "
+            f"{own['weights']}. Load the model the same way."
+        )
 
 
 def load(folder_or_name: str) -> Host:

@@ -4,12 +4,12 @@ A selector looks at a `Window`, the tokens of one pass with their absolute place
 texts, and picks some. Positions are absolute and causal: a token's membership is fixed when
 it is first computed, so a selector means the same in a full pass, under a KV cache, in a
 padded batch and in `generate`. Pads are never picked; BOS only where it is asked for by
-index, or is all the prompt there is.
+index or `every_token`, or is all the prompt there is.
 
-By place: `everywhere`, `prompt`, `generated`, `predicting`, `last_prompt_token`, `first(n)`,
-`last(n)`, `index(i)`, `span(start, stop)`. By what is written: `matching(...)`, `after(...)`,
-`between(..., ...)`, `role("assistant")`. Combined: `prompt & ~first(3)`. `.show(model, text)`
-shows what a selector picks.
+By place: `everywhere`, `every_token` (BOS too), `prompt`, `generated`, `predicting`,
+`last_prompt_token`, `first(n)`, `last(n)`, `index(i)`, `span(start, stop)`. By what is written:
+`matching(...)`, `after(...)`, `between(..., ...)`, `role("assistant")`. Combined:
+`prompt & ~first(3)`. `.show(model, text)` shows what a selector picks.
 """
 
 from steerlens.positions.combining import AllOf as AllOf
@@ -32,6 +32,7 @@ from steerlens.positions.selectors import Everywhere as Everywhere
 from steerlens.positions.selectors import First as First
 from steerlens.positions.selectors import FromPromptEnd as FromPromptEnd
 from steerlens.positions.selectors import Span as Span
+from steerlens.positions.selectors import every_token as every_token
 from steerlens.positions.selectors import everywhere as everywhere
 from steerlens.positions.selectors import first as first
 from steerlens.positions.selectors import generated as generated

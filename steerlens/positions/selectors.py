@@ -11,15 +11,17 @@ from steerlens.positions.window import Mask, Window
 
 @dataclass(frozen=True)
 class Everywhere(Combining):
-    """Every token, prompt and generated, but BOS."""
+    """Every token, prompt and generated; BOS only `with_bos`, as a change of weights acts."""
+
+    with_bos: bool = False
 
     def __call__(self, window: Window) -> Mask:
-        """Return every real token but BOS."""
-        return window.real & ~window.bos
+        """Return every real token."""
+        return window.real if self.with_bos else window.real & ~window.bos
 
     def __repr__(self) -> str:
         """Return its name."""
-        return "everywhere"
+        return "every_token" if self.with_bos else "everywhere"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Span(Combining):
 
 
 everywhere = Everywhere()
+every_token = Everywhere(with_bos=True)
 prompt = FromPromptEnd("prompt", None, 0)
 generated = FromPromptEnd("generated", 0, None, with_bos=True)
 predicting = FromPromptEnd("predicting", -1, None, with_bos=True)
@@ -87,6 +90,7 @@ last_prompt_token = FromPromptEnd("last_prompt_token", -1, 0, with_bos=True)
 
 NAMED: dict[str, Combining] = {
     "everywhere": everywhere,
+    "every_token": every_token,
     "prompt": prompt,
     "generated": generated,
     "predicting": predicting,

@@ -1,6 +1,8 @@
 """When and how much: gates and coefficients are one type, a signal."""
 
 from steerlens.signals.coefficients import OfStream as OfStream
+from steerlens.signals.coefficients import Readout as Readout
+from steerlens.signals.coefficients import Reciprocal as Reciprocal
 from steerlens.signals.coefficients import Value as Value
 from steerlens.signals.coefficients import fixed as fixed
 from steerlens.signals.coefficients import of_stream as of_stream

@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.cards import number
+from steerlens.directions import Direction
 from steerlens.errors import BadInputError
+from steerlens.signals.gates import check_direction, dots
 from steerlens.signals.moment import Moment
 from steerlens.signals.signal import Combining, Constant, Rows, Signal
 
@@ -31,6 +33,46 @@ class OfStream(Combining):
     def __repr__(self) -> str:
         """Return `of_stream(0.1)`."""
         return f"of_stream({number(self.share)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Readout(Combining):
+    """A linear readout of what is read: x . w + b, w the direction's vector as it is.
+
+    >>> import torch
+    >>> w = Direction("blocks.0.attn.hook_z", torch.tensor([[2.0, 0.0]]), name="mover")
+    >>> Readout(w, bias=1.0)(Moment(torch.tensor([[[[3.0, 4.0]]]])))
+    tensor([[7.]])
+    """
+
+    direction: Direction
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on anything but a direction."""
+        check_direction(self.direction, "A readout")
+
+    def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
+        """Return the readout of each token."""
+        return dots(moment.x, self.direction.vector) + self.bias
+
+    def __repr__(self) -> str:
+        """Return `readout('mover')`, with the bias where there is one."""
+        bias = f", {number(self.bias)}" if self.bias else ""
+        return f"readout({self.direction.name!r}{bias})"
+
+
+@dataclass(frozen=True)
+class Reciprocal(Combining):
+    """1 / x, where one number a token is read: a norm's `hook_scale`."""
+
+    def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
+        """Return one over what is read."""
+        return 1 / moment.x.flatten(2)[..., 0]
+
+    def __repr__(self) -> str:
+        """Return `1/x`."""
+        return "1/x"
 
 
 def of_stream(share: float) -> Signal:

@@ -11,6 +11,7 @@ from steerlens.transforms.linear import Ablate as Ablate
 from steerlens.transforms.linear import Add as Add
 from steerlens.transforms.linear import Clamp as Clamp
 from steerlens.transforms.linear import MeanAblate as MeanAblate
+from steerlens.transforms.norms import AddBeforeNorm as AddBeforeNorm
 from steerlens.transforms.norms import KeepNorm as KeepNorm
 from steerlens.transforms.rotation import Rotate as Rotate
 from steerlens.transforms.rotation import RotateTo as RotateTo

@@ -1,15 +1,18 @@
-"""A wrapper that keeps the norm of what it steers."""
+"""Norms: keeping the norm of what is steered, and adding in front of a norm layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.positions import Window
+from steerlens.transforms.linear import check_along
 from steerlens.transforms.transform import Linear, Scaled, Transform
 
 VANISHED = 1e-4
@@ -70,3 +73,56 @@ class KeepNorm(Linear):
     def __repr__(self) -> str:
         """Return `keep_norm(inner)`."""
         return f"keep_norm({self.inner!r})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AddBeforeNorm(Linear):
+    """A vector added in front of a norm, written where the norm has divided by its scale.
+
+    At `hook_normalized` an RMSNorm or LayerNorm holds x / s, with s = sqrt(mean(x²) + ε). The
+    vector v added to x makes of it (x + v) / s', which is (h + v / s) / sqrt(mean((h + v / s)²)
+    + ε / s²), and ε / s² is 1 - mean(h²): so only the strength needs s, as c / s (read
+    `hook_scale` with `signals.Reciprocal`). A LayerNorm's x has its mean taken out: give v
+    without one. Reconstruction of ours; exact, to rounding.
+
+    >>> import torch
+    >>> v = Direction("blocks.0.ln1_post.hook_normalized", torch.tensor([0.0, 1.0]))
+    >>> AddBeforeNorm(v).change(torch.tensor([[[2.0**0.5, 0.0]]]), torch.tensor(2.0**0.5))
+    tensor([[[-0.4142,  1.0000]]])
+    """
+
+    along: Direction
+    vector: Tensor | None = None
+    scales: ClassVar[Scaled] = "amplitude"
+
+    def __post_init__(self) -> None:
+        """Take the direction's vector. Raises BadInputError on anything but a direction."""
+        if self.vector is None:
+            check_along(self.along, Direction)
+            object.__setattr__(self, "vector", self.along.vector)
+
+    @property
+    def hook_name(self) -> str:
+        """The hook point of the direction."""
+        return self.along.hook_name
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        """The shape of the direction's vector."""
+        return tuple(self.along.vector.shape)
+
+    def change(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        strength: Float[Tensor, "..."],
+        window: Window | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Return what leads from x / s to the norm of x + c v; the strength is c / s."""
+        assert self.vector is not None
+        added = x + strength * self.vector
+        rest = (1 - x.square().mean(-1, keepdim=True)).clamp_min(0)
+        return added * (added.square().mean(-1, keepdim=True) + rest).rsqrt() - x
+
+    def __repr__(self) -> str:
+        """Return `add_before_norm('refusal')`."""
+        return f"add_before_norm({self.along.name!r})"

@@ -1,0 +1,220 @@
+"""The certificate of an edit: hooks against weights, what remains, and what was left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from steerlens.cards import card, count, number
+from steerlens.editing.factors import Factors, Place
+from steerlens.errors import BadInputError
+from steerlens.host import FwdHooks, Host, device_of, hook_name
+from steerlens.passes import telling
+from steerlens.text import Batch, Item, batches, encode
+
+if TYPE_CHECKING:
+    import pandas
+
+    from steerlens.editing.value import Edit
+
+TOLERANCE = 1e-4
+"""Largest difference of logits, as a share of the largest logit, up to which hooks and weights are
+the same."""
+
+
+@dataclass(frozen=True, repr=False)
+class Certificate:
+    """What was measured of an edit on some prompts.
+
+    >>> edit = sl.steer2edit(model, contrast, rho_mlp=None, progress=False)
+    >>> certificate = edit.certify(model, ["Once upon a time"])
+    >>> certificate.difference < 1e-3, list(certificate.remaining.columns)
+    (True, ['layer', 'at', 'base', 'edited', 'largest_base', 'largest_edited'])
+    """
+
+    difference: float
+    """Largest difference of a logit between the edit as hooks and in the weights."""
+    change: float
+    """Largest change of a logit by the edit: what the difference is to be compared with."""
+    largest: float
+    """Largest logit, either way, without the edit."""
+    remaining: pandas.DataFrame
+    """Along the edit's direction, before and after: `layer`, `at` ("attn_out", "mlp_out",
+    "resid_post"), mean over tokens (`base`, `edited`) and largest in size."""
+    left: pandas.DataFrame
+    """What is not edited: `component`, `layer`, `block`, `reason`."""
+    name: str
+    prompts: int
+    dtype: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether hooks and weights give the same logits: to 1e-4 of the largest, in float32.
+
+        In half precision rounding alone makes them differ: then to 1% of the largest.
+        """
+        share = TOLERANCE if self.dtype in ("float32", "float64") else 1e-2
+        return self.difference <= share * max(self.largest, 1.0)
+
+    def __repr__(self) -> str:
+        """Return the verdict in a line."""
+        verdict = "the same" if self.holds else "NOT the same"
+        return (
+            f"Certificate({self.name!r}: hooks and weights {verdict}, logits differ by "
+            f"{self.difference:.1e} at most where the edit changes them by {number(self.change)}; "
+            f"{count(len(self.left), 'component')} not edited; {count(self.prompts, 'prompt')})"
+        )
+
+    def _repr_html_(self) -> str:
+        reasons = self.left["reason"].str.replace(r"^\|g\| = [\d.e-]+", "|g|", regex=True)
+        rows = {
+            "hooks against weights": f"{self.difference:.1e} of a logit at most",
+            "the edit itself": f"changes logits by {number(self.change)} at most",
+            "measured on": f"{count(self.prompts, 'prompt')}, {self.dtype}",
+        }
+        for _, line in self.remaining.iterrows():
+            rows[f"along it at {line['at']} {line['layer']}"] = (
+                f"{line['base']:+.3g} before, {line['edited']:+.3g} after "
+                f"(largest {line['largest_base']:.3g}, {line['largest_edited']:.2g})"
+            )
+        rows |= {f"not edited: {n}": why for why, n in reasons.value_counts().head(6).items()}
+        return card(f"Certificate of {self.name!r}", rows)
+
+
+def certify(
+    edit: Edit, model: Host, prompts: Sequence[Item], *, batch_tokens: int = 4096
+) -> Certificate:
+    """Compare the edit as hooks with the edit in the weights; see `Edit.certify`."""
+    import pandas
+
+    if isinstance(prompts, str) or not len(prompts):
+        raise BadInputError(f"An edit is certified on a list of prompts; got {prompts!r}.")
+    encoded = [encode(model, item) for item in prompts]
+    watched, steering = _watched(edit, model), edit.as_steering(model)
+    sums = _Sums(list(watched))
+    change = difference = largest = 0.0
+    for _, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model)):
+        real = batch.real
+        base = _logits(model, batch, sums.watching(watched, real, "base"))
+        with steering.on(model):
+            hooked = _logits(model, batch, [])
+        with edit.applied(model):
+            edited = _logits(model, batch, sums.watching(watched, real, "edited"))
+        difference = max(difference, float((hooked - edited)[real].abs().max()))
+        change = max(change, float((edited - base)[real].abs().max()))
+        largest = max(largest, float(base[real].abs().max()))
+    return Certificate(
+        difference,
+        change,
+        largest,
+        sums.frame(),
+        pandas.DataFrame(_left(edit, model), columns=["component", "layer", "block", "reason"]),
+        edit.name,
+        len(encoded),
+        str(model.cfg.dtype).removeprefix("torch."),
+    )
+
+
+@torch.no_grad()
+def _logits(model: Host, batch: Batch, hooks: FwdHooks) -> Tensor:
+    with telling(model, batch), model.hooks(fwd_hooks=hooks):
+        logits: Tensor = model(batch.tokens)
+    return logits.float()
+
+
+Watched = dict[str, tuple[int, str, Tensor]]
+"""By hook name: the layer, the site, and the unit direction looked for."""
+
+
+def _watched(edit: Edit, model: Host) -> Watched:
+    """Every block that is edited, and the stream after its layer."""
+    found: Watched = {}
+    factors: Sequence[Factors] = sorted(edit.factors, key=lambda each: each.place)
+    for each in factors:
+        layer, block = each.place
+        found[each.name] = (layer, f"{block}_out", each.toward)
+        found[hook_name("resid_post", layer)] = (layer, "resid_post", each.toward)
+    return found
+
+
+class _Sums:
+    """Mean and largest component along each direction, before and after."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.totals = {name: {"base": 0.0, "edited": 0.0} for name in names}
+        self.most = {name: {"base": 0.0, "edited": 0.0} for name in names}
+        self.tokens = {"base": 0, "edited": 0}
+        self.watched: Watched = {}
+
+    def watching(self, watched: Watched, real: Tensor, side: str) -> FwdHooks:
+        self.watched = watched
+        self.tokens[side] += int(real.sum())
+
+        def looking(name: str, unit: Tensor) -> Callable[..., None]:
+            def look(activation: Tensor, hook: Any) -> None:
+                along = (activation.float() @ unit.to(activation.device))[real]
+                self.totals[name][side] += float(along.sum())
+                self.most[name][side] = max(self.most[name][side], float(along.abs().max()))
+
+            return look
+
+        return [(name, looking(name, unit)) for name, (_, _, unit) in watched.items()]
+
+    def frame(self) -> pandas.DataFrame:
+        import pandas
+
+        rows = [
+            (
+                layer,
+                site,
+                self.totals[name]["base"] / self.tokens["base"],
+                self.totals[name]["edited"] / self.tokens["edited"],
+                self.most[name]["base"],
+                self.most[name]["edited"],
+            )
+            for name, (layer, site, _) in self.watched.items()
+        ]
+        columns = ["layer", "at", "base", "edited", "largest_base", "largest_edited"]
+        return pandas.DataFrame(rows, columns=columns)
+
+
+def _left(edit: Edit, model: Any) -> list[tuple[str, int, str, str]]:
+    """Every writer of the model that the edit leaves alone, and why."""
+    found: list[tuple[str, int, str, str]] = []
+    if edit.embeddings is None:
+        why = f"{edit.maker or 'this edit'} leaves embeddings alone"
+        found += [("W_E", -1, "embed", why)]
+        if getattr(getattr(model, "pos_embed", None), "W_pos", None) is not None:
+            found += [("W_pos", -1, "embed", why)]
+    for layer in range(int(model.cfg.n_layers)):
+        part = model.blocks[layer]
+        found += _left_in(edit, (layer, "attn"), getattr(part.attn, "W_O", None))
+        found += _left_in(edit, (layer, "mlp"), getattr(part.mlp, "W_out", None))
+    return found
+
+
+def _left_in(edit: Edit, place: Place, weight: Tensor | None) -> list[tuple[str, int, str, str]]:
+    layer, block = place
+    if weight is None:
+        why = "the layout of its neurons is not known (a mixture of experts?)"
+        return [(f"L{layer} {block}", layer, block, why)]
+    mine = [each for each in edit.factors if each.place == place]
+    edited = {i for each in mine for i in each.units.tolist()}
+    if block == "attn":
+        edited |= {i for each in edit.gates if each.layer == layer for i in each.units.tolist()}
+    reason = edit.reasons.get(place, f"not chosen by {edit.maker or 'whoever made the edit'}")
+    g, kind = edit.importance.get(place), "H" if block == "attn" else "N"
+    rows: list[tuple[str, int, str, str]] = []
+    for i in range(len(weight)):
+        if i in edited:
+            continue
+        why = reason if g is None else reason.replace("|g|", f"|g| = {abs(float(g[i])):.2g}", 1)
+        rows.append((f"L{layer}{kind}{i}", layer, block, why))
+    if not any(each.bias for each in mine):
+        name = "b_O" if block == "attn" else "b_out"
+        rows.append((f"L{layer} {name}", layer, block, "no constant is added to the block's bias"))
+    return rows

@@ -1,0 +1,92 @@
+"""An edit as one safetensors file, with what it was made on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+
+from steerlens import storage
+from steerlens.components import Block
+from steerlens.editing.factors import Embeddings, Factors, Gates, Place
+from steerlens.errors import BadInputError
+from steerlens.host import Host, check_same_model
+
+if TYPE_CHECKING:
+    from steerlens.editing.value import Edit
+
+KIND = "edit"
+
+
+def save(edit: Edit, path: str | Path) -> None:
+    """Write an edit; see `Edit.save`."""
+    tensors: dict[str, Tensor] = {}
+    described: list[dict[str, Any]] = []
+    for i, each in enumerate(edit.factors):
+        for name in ("units", "strengths", "reads", "writes", "toward"):
+            tensors[f"factors.{i}.{name}"] = getattr(each, name).clone()
+        described.append({"place": each.place, "of": each.of, "bias": each.bias, "norm": each.norm})
+    for gate in edit.gates:
+        tensors[f"gates.{gate.layer}.gain"] = gate.gain
+        tensors[f"gates.{gate.layer}.offset"] = gate.offset
+    if edit.embeddings is not None:
+        tensors["embeddings"] = edit.embeddings.direction
+    for (layer, block), g in edit.importance.items():
+        tensors[f"importance.{layer}.{block}"] = g.clone()
+    made_on = dict(edit.provenance)
+    if "model" in made_on:
+        made_on["model"] = Path(made_on["model"]).name  # a folder's path stays where it is
+    about = {
+        "name": edit.name,
+        "maker": edit.maker,
+        "factors": described,
+        "gates": [each.layer for each in edit.gates],
+        "share": None if edit.embeddings is None else edit.embeddings.share,
+        "reasons": [[*place, why] for place, why in edit.reasons.items()],
+        "provenance": made_on,
+    }
+    storage.write(path, KIND, tensors, about)
+
+
+def load(kind: type[Edit], path: str | Path, model: Host | None) -> Edit:
+    """Read an edit; see `Edit.load`."""
+    tensors, about = storage.read(path, KIND)
+    try:
+        edit = kind(
+            tuple(_factors(tensors, i, each) for i, each in enumerate(about["factors"])),
+            tuple(
+                Gates(layer, tensors[f"gates.{layer}.gain"], tensors[f"gates.{layer}.offset"])
+                for layer in about["gates"]
+            ),
+            None if about["share"] is None else Embeddings(tensors["embeddings"], about["share"]),
+            name=about["name"],
+            maker=about["maker"],
+            importance={
+                _place(name.split(".")[1:]): g
+                for name, g in tensors.items()
+                if name.startswith("importance.")
+            },
+            reasons={_place(each[:2]): each[2] for each in about["reasons"]},
+            provenance=about["provenance"],
+        )
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise BadInputError(f"{path} is no whole edit: {error}.") from None
+    if model is not None:
+        check_same_model(model, edit.provenance, f"The edit in {path}")
+    return edit
+
+
+def _factors(tensors: dict[str, Tensor], i: int, about: dict[str, Any]) -> Factors:
+    names = ("units", "strengths", "reads", "writes", "toward")
+    parts = {name: tensors[f"factors.{i}.{name}"] for name in names}
+    return Factors(
+        _place(about["place"]), about["of"], **parts, bias=about["bias"], norm=about["norm"]
+    )
+
+
+def _place(parts: list[Any]) -> Place:
+    layer, block = parts
+    if block not in ("attn", "mlp"):
+        raise ValueError(f"there is no block {block!r}")
+    return int(layer), cast(Block, block)
