@@ -52,7 +52,7 @@ def write(
     from safetensors.torch import save_file
 
     header = {"steerlens": json.dumps({"kind": kind, "version": VERSION, **about})}
-    whole = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
+    whole = {name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}
     with replacing(Path(path)) as fresh:
         save_file(whole, fresh, metadata=header)
 

@@ -25,7 +25,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from steerlens.demo.model import no_bar
 from steerlens.demo.muon import Muon
 from steerlens.demo.recipe import Recipe, build_model
+from steerlens.demo.resuming import go_on, keep, tensors
 from steerlens.demo.tokens import PAD, document_batches, train_tokenizer
+from steerlens.errors import BadInputError
 
 Stream = Callable[[int, str], Iterator[str]]
 
@@ -99,8 +101,12 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     record: dict[str, Any],
     folder: Path,
+    beside: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Write a Hugging Face folder with bfloat16 weights and the record: all of it, or nothing."""
+    """Write a Hugging Face folder with bfloat16 weights and the record: all of it, or nothing.
+
+    `beside` writes further files into it.
+    """
     fresh = folder.with_name(folder.name + ".writing")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +117,7 @@ def save(
         rounded.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh, save_jinja_files=False)
     (fresh / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    beside(fresh)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
@@ -147,6 +154,28 @@ class Run:
         if plateau and elapsed / (1 - recipe.decay) > 60 * minutes:
             self.recipe = recipe.ending_now(self.step)
 
+    def state(self) -> dict[str, Any]:
+        """Return what goes on with the run where it was cut off, as JSON."""
+        recipe, elapsed = asdict(self.recipe), time.monotonic() - self.began
+        return {
+            "recipe": recipe,
+            "step": self.step,
+            "curve": self.curve,
+            "losses": self.losses,
+            "elapsed": elapsed,
+        }
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Take up a run's state. Raises BadInputError on one of another seed."""
+        recipe = Recipe(**state["recipe"])
+        if recipe.seed != self.recipe.seed:
+            raise BadInputError(
+                f"the run in this folder has seed {recipe.seed}, not {self.recipe.seed}; give "
+                "another folder"
+            )
+        self.recipe, self.step, self.curve = recipe, state["step"], state["curve"]
+        self.losses, self.began = state["losses"], time.monotonic() - state["elapsed"]
+
     def record(self, finished: bool) -> dict[str, Any]:
         """Return what is saved beside the weights: recipe, size, speed, curve."""
         last = self.curve[-1] if self.curve else {"tokens": 0, "seconds": 1.0}
@@ -175,8 +204,8 @@ def train(
 
     The weights depend on recipe, world and device alone, unless `minutes` run out: then the
     learning rate falls earlier, and the record holds the shorter recipe, which alone gives the
-    same weights. A usable checkpoint is left in `folder` every `checkpoint_seconds`. Costs about
-    an hour on one CPU core.
+    same weights. A usable checkpoint is left in `folder` every `checkpoint_seconds`, and a run that
+    was cut off goes on from it, to the same weights. Costs about an hour on one CPU core.
 
     Example:
         >>> train(Recipe(tokens=4096), Path("steerling"))["finished"]  # doctest: +SKIP
@@ -191,8 +220,16 @@ def train(
     held = [rows.to(device) for rows in document_batches(unseen, tokenizer, recipe.batch)]
     muon, adamw = optimisers(model, recipe)
     run, saved = Run(recipe, model, held), time.monotonic()
-    data = batches(recipe, stream, tokenizer)
+    begun = go_on(folder, model, muon, adamw)
+    if begun is not None:
+        run.go_on(begun)
+    data = itertools.islice(batches(recipe, stream, tokenizer), run.step, None)
+
+    def state(fresh: Path) -> None:
+        keep(fresh, tensors(model, muon, adamw), run.state())
+
     with tqdm(total=recipe.tokens, unit="tok", unit_scale=True, disable=quiet) as bar:
+        bar.update(recipe.batch * run.step)
         while (step := run.step) < run.recipe.steps:
             loss = loss_of(model, next(data).to(device))
             torch.autograd.backward(loss)
@@ -206,7 +243,7 @@ def train(
             bar.set_postfix(run.curve[-1] if run.curve else {})
             bar.total = run.recipe.tokens
             if time.monotonic() - saved > checkpoint_seconds:
-                save(model, tokenizer, run.record(finished=False), folder)
+                save(model, tokenizer, run.record(finished=False), folder, state)
                 saved = time.monotonic()
     save(model, tokenizer, run.record(finished=True), folder)
     return run.record(finished=True)

@@ -1,5 +1,7 @@
 """From a direction to the weights: sparse edits in factors, run as hooks, certified, exported."""
 
+from steerlens.editing.acting import Acting as Acting
+from steerlens.editing.acting import acting as acting
 from steerlens.editing.candidates import Candidate as Candidate
 from steerlens.editing.candidates import Candidates as Candidates
 from steerlens.editing.candidates import candidates as candidates

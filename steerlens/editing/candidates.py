@@ -20,6 +20,7 @@ from steerlens.directions import Direction, Directions
 from steerlens.directions.finding import counted
 from steerlens.editing.factors import Factors, Place
 from steerlens.editing.value import Edit
+from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
 from steerlens.host import Host, check_hook_name, provenance
 from steerlens.positions import Positions
@@ -134,17 +135,18 @@ def candidates(
     the paper's released code does for safety.
 
     Raises BadInputError on what is no contrast, a direction that is none of the stream, a
-    mixture of experts unless `blocks` leaves "mlp" out. Cost: a forward pass an item.
+    quantised weight, a mixture of experts unless `blocks` leaves "mlp" out. Cost: a forward pass
+    an item.
     """
     if not isinstance(contrast, Contrast):
         raise BadInputError(
             f"Components are compared on a Contrast; got {type(contrast).__name__}. Make one: "
             "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
         )
+    places: list[Place] = [(n, block) for n in range(int(model.cfg.n_layers)) for block in blocks]
+    for place in places:
+        writable(model, *place)
     parts = components(model)
-    for layer in range(parts.n_layers if "mlp" in blocks else 0):
-        parts.neurons(layer)
-    places: list[Place] = [(layer, block) for layer in range(parts.n_layers) for block in blocks]
     names = [check_hook_name(model, input_name(place)) for place in places]
     sides = [
         collect(
@@ -243,7 +245,10 @@ def _sides(contrast: Contrast, paired_prompt: bool) -> tuple[Sequence[Item], Seq
     positive, negative = contrast.positive, contrast.negative
     if not paired_prompt:
         return positive, negative
-    fits = all(isinstance(each, tuple) for each in (*positive, *negative))
+    fits = all(
+        isinstance(each, tuple) and len(each) == 2 and isinstance(each[1], str)
+        for each in (*positive, *negative)
+    )
     if not contrast.paired or not fits:
         raise BadInputError(
             "paired_prompt reads each negative completion after its partner's prompt: give a "

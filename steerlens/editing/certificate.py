@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steerlens.cards import card, count, number
 from steerlens.editing.factors import Factors, Place
+from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
 from steerlens.host import FwdHooks, Host, device_of, hook_name
 from steerlens.passes import telling
@@ -191,21 +192,20 @@ def _left(edit: Edit, model: Any) -> list[tuple[str, int, str, str]]:
         if getattr(getattr(model, "pos_embed", None), "W_pos", None) is not None:
             found += [("W_pos", -1, "embed", why)]
     for layer in range(int(model.cfg.n_layers)):
-        part = model.blocks[layer]
-        found += _left_in(edit, (layer, "attn"), getattr(part.attn, "W_O", None))
-        found += _left_in(edit, (layer, "mlp"), getattr(part.mlp, "W_out", None))
+        found += _left_in(edit, model, (layer, "attn"))
+        found += _left_in(edit, model, (layer, "mlp"))
     return found
 
 
-def _left_in(edit: Edit, place: Place, weight: Tensor | None) -> list[tuple[str, int, str, str]]:
+def _left_in(edit: Edit, model: Any, place: Place) -> list[tuple[str, int, str, str]]:
     layer, block = place
-    if weight is None:
-        why = "the layout of its neurons is not known (a mixture of experts?)"
-        return [(f"L{layer} {block}", layer, block, why)]
+    try:
+        weight = writable(model, layer, block)
+    except BadInputError as error:
+        return [(f"L{layer} {block}", layer, block, str(error))]
     mine = [each for each in edit.factors if each.place == place]
     edited = {i for each in mine for i in each.units.tolist()}
-    if block == "attn":
-        edited |= {i for each in edit.gates if each.layer == layer for i in each.units.tolist()}
+    edited |= {i for each in edit.gates if each.place == place for i in each.units.tolist()}
     reason = edit.reasons.get(place, f"not chosen by {edit.maker or 'whoever made the edit'}")
     g, kind = edit.importance.get(place), "H" if block == "attn" else "N"
     rows: list[tuple[str, int, str, str]] = []
@@ -214,7 +214,9 @@ def _left_in(edit: Edit, place: Place, weight: Tensor | None) -> list[tuple[str,
             continue
         why = reason if g is None else reason.replace("|g|", f"|g| = {abs(float(g[i])):.2g}", 1)
         rows.append((f"L{layer}{kind}{i}", layer, block, why))
-    if not any(each.bias for each in mine):
-        name = "b_O" if block == "attn" else "b_out"
+    name = "b_O" if block == "attn" else "b_out"
+    offsets = [each.offset for each in edit.gates if each.place == place]
+    changed = any(each.bias for each in mine) or any(bool(each.any()) for each in offsets)
+    if not changed and getattr(getattr(model.blocks[layer], block), name, None) is not None:
         rows.append((f"L{layer} {name}", layer, block, "no constant is added to the block's bias"))
     return rows

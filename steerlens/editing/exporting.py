@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steerlens.editing.weights import Slice
+from steerlens.editing.weights import Slice, apply
 from steerlens.errors import BadInputError
-from steerlens.host import Host, is_bridge, provenance
+from steerlens.host import Host, check_same_model, device_of, is_bridge, provenance, token_id
 from steerlens.storage import replacing
 
 if TYPE_CHECKING:
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 MARK = "_original_component."
 """What a bridge puts into the names of the weights that it wraps."""
+EXACT, ROUNDED = 1e-3, 0.1
+"""Largest difference between a fresh load's logits and the edited model's, as a share of their
+length: in float32, and where anything is in half precision."""
+_OTHERWISE = (
+    "weights were folded, centred, trained or edited since. Load the model by "
+    "from_pretrained_no_processing, undo other edits, or save your own weights as a checkpoint and "
+    "give that."
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,8 @@ class Exported:
 
     folder: Path
     difference: float
-    """Largest difference of a logit between a fresh load of the folder and the edited weights."""
+    """Largest difference of a logit between a fresh load of the folder and the edited model, on
+    random tokens."""
     untied: bool
     """Whether embedding and unembedding shared a weight before, and are written apart."""
     dtype: str
@@ -51,21 +60,25 @@ def export(
 ) -> Exported:
     """Write the edited checkpoint; see `Edit.export`."""
     _refuse_processed(model)
-    dtype = dtype or model.cfg.dtype
-    source = _source(model, checkpoint)
-    fresh = _bridge(source, dtype)
-    handle = edit.apply_(fresh)
-    own = edit.apply_(model)
-    try:
-        for each, mine in zip(handle.slices, own.slices, strict=True):
-            _check_same(each, mine)
-    finally:
-        own.undo()
-    with replacing(Path(folder)) as place:
-        _write(fresh, source, place, untied=handle.untied is not None)
-        difference = _compare(fresh, place, dtype)
-    named = str(dtype).removeprefix("torch.")
-    return Exported(Path(folder), difference, handle.untied is not None, named)
+    check_same_model(model, edit.provenance, "The edit")
+    target, dtype, source = Path(folder), dtype or model.cfg.dtype, _source(model, checkpoint)
+    if target.exists():
+        raise BadInputError(f"{target} is there already. Give the name of a new folder.")
+    with replacing(target) as place:
+        fresh = _bridge(source, dtype)
+        tokens = _some_tokens(fresh)
+        handle = apply(edit.factors, edit.gates, edit.embeddings, fresh, {})
+        own = edit.apply_(model)
+        try:
+            for each, mine in zip(handle.slices, own.slices, strict=True):
+                _check_same(each, mine)
+            wanted = _logits(model, tokens)
+        finally:
+            own.undo()
+        untied = handle.untied is not None
+        _write(fresh, source, place, untied=untied)
+        difference = _check_fresh(place, fresh, tokens, wanted, model)
+    return Exported(target, difference, untied, str(dtype).removeprefix("torch."))
 
 
 def _refuse_processed(model: Host) -> None:
@@ -111,16 +124,12 @@ def _check_same(original: Slice, mine: Slice) -> None:
     ours, theirs = mine.before.float().cpu(), original.before.float().cpu()
     close = ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-2, atol=1e-4)
     if not close and not original.name.endswith("W_E"):  # Gemma's is scaled on one host
-        raise BadInputError(
-            f"{mine.name} of this model is not the checkpoint's: its weights were centred or "
-            "trained since. Load it by from_pretrained_no_processing, or save your own weights "
-            "as a checkpoint and give that."
-        )
+        raise BadInputError(f"{mine.name} of this model is not the checkpoint's: {_OTHERWISE}")
 
 
 def _write(bridge: Any, source: str, place: Path, *, untied: bool) -> None:
     """Write the Hugging Face folder of a bridge's model, by the checkpoint's own configuration."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoTokenizer
 
     wrapped = bridge.original_model
     config = AutoConfig.from_pretrained(source)
@@ -137,8 +146,8 @@ def _write(bridge: Any, source: str, place: Path, *, untied: bool) -> None:
         )
     plain.load_state_dict({name: _shaped(found[name], each) for name, each in own.items()})
     plain.save_pretrained(place)
-    if bridge.tokenizer is not None:
-        bridge.tokenizer.save_pretrained(place)
+    if bridge.tokenizer is not None:  # the checkpoint's own: a host's may prepend BOS
+        AutoTokenizer.from_pretrained(source).save_pretrained(place)
     if getattr(wrapped, "generation_config", None) is not None:
         wrapped.generation_config.save_pretrained(place)
 
@@ -147,13 +156,43 @@ def _shaped(found: Tensor, like: Tensor) -> Tensor:
     return found.detach().reshape(like.shape).contiguous()
 
 
-@torch.no_grad()
-def _compare(bridge: Any, place: Path, dtype: torch.dtype) -> float:
-    """Largest difference of logits between a fresh load and the edited bridge, on random tokens."""
-    fresh = _hugging_face().from_pretrained(place, dtype=dtype).eval()
+def _some_tokens(bridge: Any) -> Tensor:
+    """Random ids to compare on, none of them a pad."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, int(bridge.cfg.d_vocab), (2, 16), generator=generator)
-    return float((fresh(tokens).logits.float() - bridge(tokens).float()).abs().max())
+    pad = token_id(bridge, "pad")
+    return (
+        tokens
+        if pad is None
+        else torch.where(tokens == pad, (pad + 1) % bridge.cfg.d_vocab, tokens)
+    )
+
+
+@torch.no_grad()
+def _logits(model: Any, tokens: Tensor) -> Tensor:
+    logits: Tensor = model(tokens.to(device_of(model)))
+    return logits.float().cpu()
+
+
+@torch.no_grad()
+def _check_fresh(place: Path, bridge: Any, tokens: Tensor, wanted: Tensor, model: Any) -> float:
+    """Return the largest difference between a fresh load's logits and the edited model's.
+
+    Attention is computed as in the bridge, so that in half precision the rounding is the same.
+    Raises BadInputError where they differ by more than rounding.
+    """
+    dtype = next(iter(bridge.parameters())).dtype
+    way = getattr(bridge.original_model.config, "_attn_implementation", None)
+    loaded = _hugging_face().from_pretrained(place, dtype=dtype, attn_implementation=way).eval()
+    gap = loaded(tokens).logits.float() - wanted
+    exact = all(each in (torch.float32, torch.float64) for each in (dtype, model.cfg.dtype))
+    share = float(gap.norm() / wanted.norm())
+    if not share <= (EXACT if exact else ROUNDED):
+        raise BadInputError(
+            f"What was written gives other logits than this model, edited ({share:.0%} off). Some "
+            f"of its weights are not the checkpoint's: {_OTHERWISE}"
+        )
+    return float(gap.abs().max())
 
 
 def _hugging_face() -> Any:

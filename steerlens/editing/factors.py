@@ -6,6 +6,7 @@ Everything here is plain tensors in float32, never a dense change of a weight.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import torch
 from jaxtyping import Float, Int
@@ -65,7 +66,7 @@ class Factors:
         if self.writes.shape != self.toward.shape or self.writes.ndim != 1:
             raise BadInputError(f"What {self.name} writes and what it serves differ in shape.")
         for each in (self.strengths, self.reads, self.writes, self.toward):
-            if not torch.isfinite(each).all():
+            if not torch.isfinite(each).all() or not isfinite(self.bias):
                 raise BadInputError(f"The factors of {self.name} are not all finite numbers.")
 
     @property
@@ -120,6 +121,11 @@ class Gates:
             )
         if not (torch.isfinite(self.gain).all() and torch.isfinite(self.offset).all()):
             raise BadInputError(f"Gains or offsets of layer {self.layer} are not finite.")
+
+    @property
+    def place(self) -> Place:
+        """The layer, and attention."""
+        return self.layer, "attn"
 
     @property
     def units(self) -> Int[Tensor, " unit"]:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.components import components
 from steerlens.editing.factors import Gates
 from steerlens.editing.value import Edit
+from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
 from steerlens.host import Host, provenance
 
@@ -32,24 +32,23 @@ def fold_gates(
     whose attention has no b_O is an error when the weights are edited. Cost: none.
 
     >>> fold_gates(model, gains={2: torch.tensor([[0.0]] + [[1.0]] * 7)})
-    Edit('gates', fold_gates, 1 of 48 heads)
+    Edit('gates', fold_gates, 1 gated head)
     """
     gains, offsets = dict(gains or {}), dict(offsets or {})
-    parts = components(model)
     if not gains and not offsets:
         raise BadInputError("Give gains, offsets or both, by layer: gains={3: tensor}.")
     made = []
     for layer in sorted({*gains, *offsets}):
-        if not 0 <= layer < parts.n_layers:
-            raise BadInputError(f"There is no layer {layer}: it has 0 to {parts.n_layers - 1}.")
-        shape = parts.heads(layer).shape[:2]
-        try:
-            gain = torch.as_tensor(gains.get(layer, 1.0)).detach().float().cpu().expand(shape)
-            offset = torch.as_tensor(offsets.get(layer, 0.0)).detach().float().cpu().expand(shape)
-        except (RuntimeError, TypeError, ValueError):
-            raise BadInputError(
-                f"Gains and offsets of layer {layer} are tensors (head, d_head), here "
-                f"{tuple(shape)}, or one number a head, (head, 1)."
-            ) from None
-        made.append(Gates(layer, gain.clone(), offset.clone()))
+        heads, d_head = writable(model, layer, "attn").shape[:2]
+        gain = gains.get(layer, torch.ones(heads, 1))
+        offset = offsets.get(layer, torch.zeros(heads, 1))
+        for each in (gain, offset):
+            fits = isinstance(each, Tensor) and each.shape in ((heads, d_head), (heads, 1))
+            if not fits:
+                raise BadInputError(
+                    f"Gains and offsets of layer {layer} are tensors (head, d_head), here "
+                    f"{(heads, d_head)}, or one number a head, (head, 1)."
+                )
+        whole = [each.detach().float().cpu().expand(heads, d_head) for each in (gain, offset)]
+        made.append(Gates(layer, *(each.clone() for each in whole)))
     return Edit((), gates=tuple(made), name=name, maker="fold_gates", provenance=provenance(model))

@@ -21,7 +21,7 @@ def top_components(found: Candidates, n: int, total: float, block: Block | None 
     >>> top_components(candidates(model, contrast, progress=False), 3, total=1.5).total
     1.5
     """
-    values = torch.cat([each.importance for each in found.of(block)])
+    values = torch.cat([torch.zeros(0), *(each.importance for each in found.of(block))])
     if not 1 <= n <= len(values):
         raise BadInputError(f"There are {len(values)} components to choose from; got n={n}.")
     chosen = values.abs().argsort(descending=True, stable=True)[:n]
@@ -34,7 +34,7 @@ def random_components(found: Candidates, like: Edit, seed: int = 0) -> Edit:
     """Return the edit of random components, as many of each kind and as strong as another's.
 
     Each has its own k, v and sign of g: a placebo for the choice of components alone, moved
-    toward +v as the others are.
+    toward +v as the others are. Raises BadInputError where there are fewer candidates.
 
     >>> from steerlens.editing import candidates, elastic_net
     >>> found = candidates(model, contrast, progress=False)
@@ -49,7 +49,12 @@ def random_components(found: Candidates, like: Edit, seed: int = 0) -> Edit:
         if not kind:
             continue
         sizes = torch.cat(kind).abs()
-        values = torch.cat([each.importance for each in found.of(block)])
+        values = torch.cat([torch.zeros(0), *(each.importance for each in found.of(block))])
+        if len(values) < len(sizes):
+            raise BadInputError(
+                f"The edit has {len(sizes)} components of {block!r}, and there are {len(values)} "
+                "candidates to draw from. Read candidates of the same model and blocks."
+            )
         chosen = torch.randperm(len(values), generator=generator)[: len(sizes)]
         flat = torch.zeros_like(values)
         flat[chosen] = torch.where(values[chosen] < 0, -sizes, sizes)

@@ -15,6 +15,7 @@ from steerlens.directions import Direction, Directions
 from steerlens.editing.candidates import candidates
 from steerlens.editing.factors import Embeddings, Factors, Place
 from steerlens.editing.value import Edit
+from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
 from steerlens.host import Host, provenance
 
@@ -64,16 +65,21 @@ def orthogonalise(model: Host, direction: Direction, share: float = 1.0) -> Edit
     Arditi et al. (arXiv 2406.11717), weight orthogonalisation; the form in front of norms is ours.
 
     Raises BadInputError on a direction that is none of the stream, a share outside 0 to 1,
-    embeddings with a norm of their own, or a mixture of experts. Cost: no pass; all W_out once.
+    embeddings with a norm of their own, a quantised weight, or a mixture of experts. Cost: no pass;
+    all W_out once.
 
     >>> orthogonalise(model, directions["resid_post", 2])
-    Edit('direction', orthogonalise, 48 of 48 heads, 2304 of 2304 neurons, embeddings...)
+    Edit('direction', orthogonalise, 48 heads, 2304 neurons, embeddings, |λ| ...)
     """
     if not isinstance(direction, Direction):
         raise BadInputError(
             f"One direction is taken out everywhere; got {type(direction).__name__}. Choose one: "
             "directions['resid_post', layer]."
         )
+    layers = range(int(model.cfg.n_layers))
+    places: list[Place] = [(n, block) for n in layers for block in ("attn", "mlp")]
+    for place in places:
+        writable(model, *place)
     parts = components(model)
     for name in ("ln", "LayerNorm", "embed_ln"):
         if hasattr(getattr(model, "embed", None), name) or hasattr(model, name):
@@ -81,7 +87,6 @@ def orthogonalise(model: Host, direction: Direction, share: float = 1.0) -> Edit
                 f"This model's embeddings pass a norm ({name!r}) before the stream, so a direction "
                 "cannot be taken out of their weights. Ablate it by hooks: sl.ablate(...)."
             )
-    places: list[Place] = [(n, block) for n in range(parts.n_layers) for block in ("attn", "mlp")]
     unit = aims(parts, direction, places)[places[0]].cpu()
     made = []
     for place in places:

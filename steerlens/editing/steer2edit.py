@@ -84,10 +84,11 @@ def elastic_net(
     reasons: dict[Place, str] = {}
     for block, rho in zip(BLOCKS, (rho_attn, rho_mlp), strict=True):
         number = weight(rho, alpha, found.d_model)
+        if number is None:
+            off = ((each.place[0], block) for each in found.blocks)
+            reasons |= dict.fromkeys(off, "this type of component is switched off")
+            continue
         for each in found.of(block):
-            if number is None:
-                reasons[each.place] = "this type of component is switched off"
-                continue
             reasons[each.place] = f"|g| is not above the threshold {number * alpha:.3g}"
             scale = each.norms if relative else 1.0
             made.append(each.factors(scale * strengths(each.importance, number, alpha)))

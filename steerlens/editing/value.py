@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.cards import card, number
+from steerlens.cards import card, count, number
 from steerlens.editing.factors import Embeddings, Factors, Gates, Place
 from steerlens.editing.hooks import as_steering
 from steerlens.editing.saving import load, save
@@ -54,8 +54,10 @@ class Edit:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise BadInputError where gates and factors would both change the heads of a layer."""
+        """Raise BadInputError where the heads of a layer would be changed in more than one way."""
         gated = {each.layer for each in self.gates}
+        if len(gated) < len(self.gates):
+            raise BadInputError("A layer has one set of gates; this edit has two. Multiply them.")
         both = [f.place[0] for f in self.factors if f.place[1] == "attn" and f.place[0] in gated]
         if both:
             raise BadInputError(
@@ -204,7 +206,7 @@ class Edit:
             if edited or all_of:
                 found.append(f"{edited}{f' of {all_of}' if all_of else ''} {noun}s")
         if self.gates:
-            found.append(f"{sum(len(each.units) for each in self.gates)} gated heads")
+            found.append(count(sum(len(each.units) for each in self.gates), "gated head"))
         if self.embeddings is not None:
             found.append("embeddings")
         if any(each.bias for each in self.factors):

@@ -180,42 +180,66 @@ def _slice(model: Any, layer: int, block: Block, which: int, index: Any, after: 
 
 def _made(owner: Any, attribute: str, name: str, index: Any, after: Tensor) -> Slice:
     weight: Tensor = getattr(owner, attribute).detach()
-    return Slice(owner, attribute, name, index, after.to(weight.dtype), weight[index].clone())
+    after = after.to(weight.dtype)
+    if not torch.isfinite(after).all():
+        raise BadInputError(f"The edit is too strong: {name} would overflow in {weight.dtype}.")
+    return Slice(owner, attribute, name, index, after, weight[index].clone())
 
 
 def writer(model: Any, layer: int, block: Block, units: int, d_in: int) -> Tensor:
     """Return W_O or W_out of a layer, in TransformerLens's layout.
 
-    Raises BadInputError, naming the module, where it is missing (a mixture of experts), quantised,
-    or of another shape than the edit was made for.
+    Raises BadInputError, naming the module, where `writable` does, or where it has another shape
+    than the edit was made for.
     """
-    part, name, _ = _WEIGHTS[block]
-    where = f"blocks.{layer}.{part}"
-    if layer >= int(model.cfg.n_layers):
-        raise BadInputError(
-            f"The model has no {where}: its layers are 0 to {model.cfg.n_layers - 1}."
-        )
-    owner = getattr(model.blocks[layer], part)
-    try:
-        weight: Tensor = getattr(owner, name)
-    except AttributeError:
-        kind = "a mixture of experts" if getattr(model.cfg, "num_experts", None) else "not known"
-        raise BadInputError(
-            f"{where} has no {name}: its layout is {kind}, and it cannot be edited. Edit heads "
-            "alone (rho_mlp=None), or steer by hooks."
-        ) from None
-    if not weight.is_floating_point() or weight.element_size() < 2:
-        raise BadInputError(
-            f"{where}.{name} is quantised ({weight.dtype}); an edit would be lost in rounding. "
-            "Load the model in bfloat16 or float32."
-        )
+    weight = writable(model, layer, block)
     shape = (units, d_in) if block == "attn" else (units,)
     if tuple(weight.shape[:-1]) != shape:
+        part, name, _ = _WEIGHTS[block]
         raise BadInputError(
-            f"{where}.{name} has shape {tuple(weight.shape)}; the edit was made for "
+            f"blocks.{layer}.{part}.{name} has shape {tuple(weight.shape)}; the edit was made for "
             f"{(*shape, 'd_model')}. Is it the same model?"
         )
     return weight
+
+
+def writable(model: Any, layer: int, block: Block) -> Tensor:
+    """Return W_O or W_out of a layer.
+
+    Raises BadInputError, naming the module, where it is missing (a mixture of experts) or
+    quantised.
+    """
+    part, name, _ = _WEIGHTS[block]
+    where = f"blocks.{layer}.{part}"
+    if not 0 <= layer < int(model.cfg.n_layers):
+        raise BadInputError(
+            f"The model has no {where}: its layers are 0 to {model.cfg.n_layers - 1}."
+        )
+    experts = block == "mlp" and bool(getattr(model.cfg, "num_experts", None))
+    try:
+        weight: Tensor | None = getattr(getattr(model.blocks[layer], part), name, None)
+    except NotImplementedError as error:  # a bridge tells packed weights so
+        raise BadInputError(
+            f"{where}.{name} is quantised, or not in memory: {error} Load the model in bfloat16 "
+            "or float32."
+        ) from error
+    if weight is None or experts:
+        kind = "a mixture of experts" if experts else "not known"
+        raise BadInputError(
+            f"{where} has no {name}: its layout is {kind}, and it cannot be edited. Edit heads "
+            "alone (rho_mlp=None), or steer by hooks."
+        )
+    _check_whole(weight, f"{where}.{name}")
+    return weight
+
+
+def _check_whole(weight: Tensor, name: str) -> None:
+    """Raise BadInputError on a weight in fewer than 16 bits."""
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        raise BadInputError(
+            f"{name} is quantised ({weight.dtype}); an edit would be lost in rounding. Load the "
+            "model in bfloat16 or float32."
+        )
 
 
 def _embeddings(model: Any, embeddings: Embeddings) -> Iterator[Slice]:
@@ -224,6 +248,7 @@ def _embeddings(model: Any, embeddings: Embeddings) -> Iterator[Slice]:
         weight = getattr(owner, name, None)
         if weight is None:
             continue
+        _check_whole(weight, f"{part}.{name}")
         wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
         unit = embeddings.direction.to(wide)
         after = wide - embeddings.share * (wide @ unit)[:, None] * unit
@@ -246,7 +271,8 @@ class _Untied:
         for module in model.original_model.modules():
             own = module._parameters.get("weight")
             if own is embedding and isinstance(module, nn.Linear):
-                copy = nn.Parameter(own.detach().clone(), requires_grad=own.requires_grad)
+                with torch.inference_mode(False):
+                    copy = nn.Parameter(own.detach().clone(), requires_grad=own.requires_grad)
                 module._parameters["weight"] = copy
                 return cls(module, own)
         return None

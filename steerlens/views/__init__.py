@@ -12,6 +12,8 @@ from steerlens.views.causes import attribution_map as attribution_map
 from steerlens.views.causes import effect_map as effect_map
 from steerlens.views.causes import flow as flow
 from steerlens.views.causes import mediation_map as mediation_map
+from steerlens.views.edits import acts_on as acts_on
+from steerlens.views.edits import edit_map as edit_map
 from steerlens.views.effects import MethodEffect as MethodEffect
 from steerlens.views.effects import effects as effects
 from steerlens.views.fronts import Points as Points

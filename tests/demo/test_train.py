@@ -7,14 +7,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from steerlens.demo import train as training
 from steerlens.demo.model import load_hf
 from steerlens.demo.recipe import Recipe, build_model
 from steerlens.demo.tokens import BOS, EOS, PAD, document_batches, train_tokenizer
 from steerlens.demo.train import train
+from steerlens.errors import BadInputError
 
 TEXTS = (
     "<|user|> What is 12 plus 7? <|assistant|> The sum is 19.",
@@ -126,3 +129,38 @@ def test_heads_begin_by_copying() -> None:
     written = attention.o_proj.weight[:, :width] @ attention.v_proj.weight[:width]
     assert torch.allclose(written, written.T, atol=1e-6)
     assert torch.allclose(written.trace(), torch.tensor(TINY.copying * width))
+
+
+def cut_off(folder: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, and break off in the middle of a step."""
+    whole, called = training.loss_of, 0
+
+    def breaking(model: Any, rows: torch.Tensor) -> torch.Tensor:
+        nonlocal called
+        called += model.training
+        if called > steps:
+            raise KeyboardInterrupt
+        return whole(model, rows)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training, "loss_of", breaking)
+        train(TINY, folder, stream=stream, quiet=True, checkpoint_seconds=0.0)
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_a_run_cut_off_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    whole = trained(TINY, tmp_path / "whole")
+    cut_off(tmp_path / "cut", steps, monkeypatch)
+    assert not json.loads((tmp_path / "cut" / "training.json").read_text())["finished"]
+    assert equal(whole, trained(TINY, tmp_path / "cut"))
+    assert not (tmp_path / "cut" / "resume.safetensors").exists()
+
+
+def test_a_run_of_another_seed_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(tmp_path / "a", 3, monkeypatch)
+    with pytest.raises(BadInputError, match="seed 0, not 1"):
+        trained(replace(TINY, seed=1), tmp_path / "a")
