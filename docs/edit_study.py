@@ -46,7 +46,7 @@ def grids(model: Any, contrast: sl.Contrast) -> dict[str, dict[str, Change]]:
     sparse: dict[str, Change] = {}
     for q in (0.5, 0.8, 0.95, 0.99):
         for kind, (heads, neurons) in kinds.items():
-            for alpha in (0.15, 0.25, 0.4, 0.6):
+            for alpha in (0.15, 0.35, 0.6, 0.8):
                 edit = editing.elastic_net(
                     found,
                     rho_attn=Null(q) if heads else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -251,3 +251,18 @@ def load(folder_or_name: str) -> Host:
 
     model: Any = TransformerBridge.boot_transformers(folder_or_name)
     return cast(Host, model)
+
+
+@contextmanager
+def no_bar() -> Iterator[None]:
+    """Keep transformers' bars quiet over a file that is read or written before one could look."""
+    from transformers.utils import logging
+
+    switch: Any = logging
+    shown = switch.is_progress_bar_enabled()
+    switch.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            switch.enable_progress_bar()

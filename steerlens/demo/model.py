@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from steerlens.errors import BadInputError
+from steerlens.host import no_bar
 
 HostName = Literal["auto", "hooked_transformer", "bridge"]
 FOLDER = Path(__file__).parent / "steerling"
@@ -136,16 +136,3 @@ def _no_deprecation() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
         yield
-
-
-@contextmanager
-def no_bar() -> Iterator[None]:
-    """Keep transformers' loading bar quiet: it is over before it can be read."""
-    switch: Any = logging
-    shown = switch.is_progress_bar_enabled()
-    switch.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            switch.enable_progress_bar()

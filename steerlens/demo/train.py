@@ -22,12 +22,12 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from steerlens.demo.model import no_bar
 from steerlens.demo.muon import Muon
 from steerlens.demo.recipe import Recipe, build_model
 from steerlens.demo.resuming import go_on, keep, tensors
 from steerlens.demo.tokens import PAD, document_batches, train_tokenizer
 from steerlens.errors import BadInputError
+from steerlens.host import no_bar
 
 Stream = Callable[[int, str], Iterator[str]]
 

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from steerlens.editing.value import Edit
 
-TOLERANCE = 1e-4
+TOLERANCE, ROUNDED = 1e-4, 3e-2
 """Largest difference of logits, as a share of the largest logit, up to which hooks and weights are
-the same."""
+the same: in float32, and in half precision, where it is three times what rounding alone changes in
+the bundled model."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,9 +57,9 @@ class Certificate:
     def holds(self) -> bool:
         """Whether hooks and weights give the same logits: to 1e-4 of the largest, in float32.
 
-        In half precision rounding alone makes them differ: then to 1% of the largest.
+        In half precision rounding alone makes them differ: then to 3% of the largest.
         """
-        share = TOLERANCE if self.dtype in ("float32", "float64") else 1e-2
+        share = TOLERANCE if self.dtype in ("float32", "float64") else ROUNDED
         return self.difference <= share * max(self.largest, 1.0)
 
     def __repr__(self) -> str:

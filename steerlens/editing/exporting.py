@@ -11,7 +11,15 @@ from torch import Tensor
 
 from steerlens.editing.weights import Slice, apply
 from steerlens.errors import BadInputError
-from steerlens.host import Host, check_same_model, device_of, is_bridge, provenance, token_id
+from steerlens.host import (
+    Host,
+    check_same_model,
+    device_of,
+    is_bridge,
+    no_bar,
+    provenance,
+    token_id,
+)
 from steerlens.storage import replacing
 
 if TYPE_CHECKING:
@@ -64,7 +72,7 @@ def export(
     target, dtype, source = Path(folder), dtype or model.cfg.dtype, _source(model, checkpoint)
     if target.exists():
         raise BadInputError(f"{target} is there already. Give the name of a new folder.")
-    with replacing(target) as place:
+    with replacing(target) as place, no_bar():
         fresh = _bridge(source, dtype)
         tokens = _some_tokens(fresh)
         handle = apply(edit.factors, edit.gates, edit.embeddings, fresh, {})
