@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/one-equation.md", "docs/evaluating.md", "docs/effects.md")
+PAGES = ("README.md", "docs/one-equation.md", "docs/evaluating.md", "docs/effects.md", "docs/editing.md")
 
 
 def blocks(page: str) -> list[str]:
@@ -55,6 +55,16 @@ def test_the_page_effects_runs() -> None:
             exec(compile(block, f"{PAGES[3]}, block {number}", "exec"), names)
     assert "logit of the first answer above the second" in said.getvalue()
     assert "L2H7" in said.getvalue()
+
+
+@pytest.mark.host
+def test_the_page_editing_runs() -> None:
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        for number, block in enumerate(blocks(PAGES[4])):
+            exec(compile(block, f"{PAGES[4]}, block {number}", "exec"), names)
+    assert "hooks and weights the same" in said.getvalue()
+    assert "a fresh load gives the edited logits" in said.getvalue()
 
 
 def test_links_lead_somewhere() -> None:

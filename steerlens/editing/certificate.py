@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from steerlens.cards import card, count, number
-from steerlens.editing.factors import Factors, Place
+from steerlens.editing.factors import Place
+from steerlens.editing.remaining import looking, table, watches
 from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
-from steerlens.host import FwdHooks, Host, device_of, hook_name
+from steerlens.host import FwdHooks, Host, device_of
 from steerlens.passes import telling
 from steerlens.text import Batch, Item, batches, encode
 
@@ -45,8 +46,9 @@ class Certificate:
     largest: float
     """Largest logit, either way, without the edit."""
     remaining: pandas.DataFrame
-    """Along the edit's direction, before and after: `layer`, `at` ("attn_out", "mlp_out",
-    "resid_post"), mean over tokens (`base`, `edited`) and largest in size."""
+    """Along the edit's directions, before and after: `layer`, `at` ("attn_out", "mlp_out",
+    "resid_post"; "resid_post, of attn" where a layer's blocks serve different ones), mean over
+    tokens (`base`, `edited`) and largest in size."""
     left: pandas.DataFrame
     """What is not edited: `component`, `layer`, `block`, `reason`."""
     name: str
@@ -96,16 +98,15 @@ def certify(
     if isinstance(prompts, str) or not len(prompts):
         raise BadInputError(f"An edit is certified on a list of prompts; got {prompts!r}.")
     encoded = [encode(model, item) for item in prompts]
-    watched, steering = _watched(edit, model), edit.as_steering(model)
-    sums = _Sums(list(watched))
+    watched, steering = watches(edit.factors), edit.as_steering(model)
     change = difference = largest = 0.0
     for _, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model)):
         real = batch.real
-        base = _logits(model, batch, sums.watching(watched, real, "base"))
+        base = _logits(model, batch, looking(watched, real, "base"))
         with steering.on(model):
             hooked = _logits(model, batch, [])
         with edit.applied(model):
-            edited = _logits(model, batch, sums.watching(watched, real, "edited"))
+            edited = _logits(model, batch, looking(watched, real, "edited"))
         difference = max(difference, float((hooked - edited)[real].abs().max()))
         change = max(change, float((edited - base)[real].abs().max()))
         largest = max(largest, float(base[real].abs().max()))
@@ -113,7 +114,7 @@ def certify(
         difference,
         change,
         largest,
-        sums.frame(),
+        table(watched),
         pandas.DataFrame(_left(edit, model), columns=["component", "layer", "block", "reason"]),
         edit.name,
         len(encoded),
@@ -126,62 +127,6 @@ def _logits(model: Host, batch: Batch, hooks: FwdHooks) -> Tensor:
     with telling(model, batch), model.hooks(fwd_hooks=hooks):
         logits: Tensor = model(batch.tokens)
     return logits.float()
-
-
-Watched = dict[str, tuple[int, str, Tensor]]
-"""By hook name: the layer, the site, and the unit direction looked for."""
-
-
-def _watched(edit: Edit, model: Host) -> Watched:
-    """Every block that is edited, and the stream after its layer."""
-    found: Watched = {}
-    factors: Sequence[Factors] = sorted(edit.factors, key=lambda each: each.place)
-    for each in factors:
-        layer, block = each.place
-        found[each.name] = (layer, f"{block}_out", each.toward)
-        found[hook_name("resid_post", layer)] = (layer, "resid_post", each.toward)
-    return found
-
-
-class _Sums:
-    """Mean and largest component along each direction, before and after."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.totals = {name: {"base": 0.0, "edited": 0.0} for name in names}
-        self.most = {name: {"base": 0.0, "edited": 0.0} for name in names}
-        self.tokens = {"base": 0, "edited": 0}
-        self.watched: Watched = {}
-
-    def watching(self, watched: Watched, real: Tensor, side: str) -> FwdHooks:
-        self.watched = watched
-        self.tokens[side] += int(real.sum())
-
-        def looking(name: str, unit: Tensor) -> Callable[..., None]:
-            def look(activation: Tensor, hook: Any) -> None:
-                along = (activation.float() @ unit.to(activation.device))[real]
-                self.totals[name][side] += float(along.sum())
-                self.most[name][side] = max(self.most[name][side], float(along.abs().max()))
-
-            return look
-
-        return [(name, looking(name, unit)) for name, (_, _, unit) in watched.items()]
-
-    def frame(self) -> pandas.DataFrame:
-        import pandas
-
-        rows = [
-            (
-                layer,
-                site,
-                self.totals[name]["base"] / self.tokens["base"],
-                self.totals[name]["edited"] / self.tokens["edited"],
-                self.most[name]["base"],
-                self.most[name]["edited"],
-            )
-            for name, (layer, site, _) in self.watched.items()
-        ]
-        columns = ["layer", "at", "base", "edited", "largest_base", "largest_edited"]
-        return pandas.DataFrame(rows, columns=columns)
 
 
 def _left(edit: Edit, model: Any) -> list[tuple[str, int, str, str]]:

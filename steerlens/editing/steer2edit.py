@@ -26,7 +26,7 @@ def steer2edit(
     *,
     rho_attn: Rho = HEADS,
     rho_mlp: Rho = NEURONS,
-    alpha: float = 0.95,
+    alpha: float = 0.5,
     relative: bool = False,
     **reading: Any,
 ) -> Edit:
@@ -40,8 +40,8 @@ def steer2edit(
       its own output, as the paper does.
     - `rho_attn`, `rho_mlp`, `alpha`: the elastic net. Only |g| above ρα is edited. The paper's
       values (0.1 to 0.9) suit widths of 2,048 and more; `Null(q)` puts the threshold at a
-      quantile of what random directions reach at the model's own width. None, or the paper's -1,
-      switches a component type off.
+      quantile of what random directions reach at the model's own width; `alpha` then only scales
+      the edit, by alpha / (1 - alpha). None, or the paper's -1, switches a component type off.
     - `relative`: λ times the largest singular value of the component's weight, so that 1 means as
       strong as the component ever was.
     - `reading`: what else `candidates` takes (`through`, `paired_prompt`, `positions`, ...). For a
@@ -69,7 +69,7 @@ def elastic_net(
     *,
     rho_attn: Rho = HEADS,
     rho_mlp: Rho = NEURONS,
-    alpha: float = 0.95,
+    alpha: float = 0.5,
     relative: bool = False,
 ) -> Edit:
     """Return Steer2Edit's edit of candidates that are read already: the rule alone.

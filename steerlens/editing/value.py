@@ -84,7 +84,7 @@ class Edit:
     __rmul__ = __mul__
 
     def __neg__(self) -> Edit:
-        """Return the opposite edit."""
+        """Return the opposite edit; what only removes (embeddings) has none, and is an error."""
         return -1.0 * self
 
     def as_steering(self, model: Host | None = None) -> Steering:
@@ -171,7 +171,7 @@ class Edit:
         """Return a table of edited components, strongest first, ties in the order of the model.
 
         Columns: `component` (as L3H5 or L3N120), `layer`, `block`, `index`, `strength` (λ; of a
-        gated head the largest |gain - 1|), `importance` (g, where it is known).
+        gated head the gain farthest from 1, less 1), `importance` (g, where it is known).
         """
         import pandas
 
@@ -187,7 +187,7 @@ class Edit:
                 )
         for gate in self.gates:
             for i in gate.units.tolist():
-                far = float((gate.gain[i] - 1).abs().max())
+                far = float(max((gate.gain[i] - 1).tolist(), key=abs))
                 rows.append((f"L{gate.layer}H{i}", gate.layer, "attn", i, far, float("nan")))
         rows.sort(key=lambda row: -abs(row[4]))
         names = ["component", "layer", "block", "index", "strength", "importance"]
@@ -201,7 +201,7 @@ class Edit:
         found = []
         for block, noun in (("attn", "head"), ("mlp", "neuron")):
             kind = [each for each in self.factors if each.place[1] == block]
-            edited = sum(len(each.units) for each in kind)
+            edited = len({label for each in kind for label in each.labels})
             all_of = sum(len(g) for place, g in self.importance.items() if place[1] == block)
             if edited or all_of:
                 found.append(f"{edited}{f' of {all_of}' if all_of else ''} {noun}s")

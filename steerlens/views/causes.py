@@ -17,7 +17,7 @@ from steerlens.moments import Moments
 from steerlens.views.maps import head_map, table
 from steerlens.views.page import View
 from steerlens.views.plots import Line, Panel, panels
-from steerlens.views.scale import numbers, shown
+from steerlens.views.scale import numbers, signed
 from steerlens.views.theme import text
 from steerlens.views.waterfall import waterfall
 
@@ -121,7 +121,7 @@ def mediation_map(found: Mediation, by: str = "carried", *, title: str | None = 
     values = found.carried if by == "carried" else found.alone
     if values is None:
         raise BadInputError("'alone' was not computed: call mediation with alone=True.")
-    whole = f"change {_signed(found.whole)}, with all held at base {_signed(found.direct)}"
+    whole = f"change {signed(found.whole)}, with all held at base {signed(found.direct)}"
     return head_map(
         values,
         mlp_last=True,
@@ -157,7 +157,7 @@ def attribution_map(
         return drawn
     best = found.top(TOP_NEURONS, by=by, block="mlp")
     names = "".join(f"<th>{text(name)}" for name in best["component"])
-    cells = "".join(f"<td>{_signed(value - less)}" for value in best[by].tolist())
+    cells = "".join(f"<td>{signed(value - less)}" for value in best[by].tolist())
     below = table(f"<tr><th>neurons with most{names}", [(unit, cells)])
     return replace(drawn, static=drawn.static + drawn.legend + below, legend="")
 
@@ -183,12 +183,8 @@ def _line(name: str, moments: Moments, kept: Tensor | None = None) -> Line:
 
 def _change(found: Effect) -> str:
     error = _errors(found.parts["whole"])
-    return _signed(found.change) + ("" if error is None else f" ± {float(error):.2g}")
+    return signed(found.change) + ("" if error is None else f" ± {float(error):.2g}")
 
 
 def _over(prompts: int) -> str:
     return "one prompt" if prompts == 1 else f"mean over {prompts:,} prompts"
-
-
-def _signed(value: float) -> str:
-    return f"+{shown(value)}" if value > 0 else shown(value)

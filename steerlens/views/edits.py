@@ -17,9 +17,9 @@ from steerlens.host import Host
 from steerlens.text import Item
 from steerlens.views import axes
 from steerlens.views.axes import Axis
-from steerlens.views.maps import MOST_HOVERS, MOST_NAMES, MOST_NUMBERS, Cells, table
+from steerlens.views.maps import MOST_HOVERS, MOST_NUMBERS, Cells, headings, table
 from steerlens.views.page import View
-from steerlens.views.scale import Floats, shown
+from steerlens.views.scale import Floats, signed
 from steerlens.views.theme import BLUE, VERMILION, text
 from steerlens.views.tokens import colored_tokens
 
@@ -112,7 +112,7 @@ def acts_on(
         marks=marks,
     )
     over = f" of {count(len(found.tokens), 'text')}" if several else ""
-    return replace(view, subtitle=f"{view.subtitle}{over}; λ = {_signed(found.strength)}")
+    return replace(view, subtitle=f"{view.subtitle}{over}; λ = {signed(found.strength)}")
 
 
 def _sizes(edit: Edit) -> dict[Place, int]:
@@ -161,21 +161,13 @@ def _map(edit: Edit, grid: Floats, values: Numbers, unit: str) -> str:
         for head, value in enumerate(line.tolist()):
             hover = f"L{layer}H{head}: {cells.told(value)}"
             if g is not None and head < len(g):
-                hover += f", g {_signed(float(g[head]))}"
+                hover += f", g {signed(float(g[head]))}"
             cell, hovers = line[head : head + 1], [hover if told[layer, head] else ""]
             row.append(cells.row(cell, hovers, bare or not bool(edited[layer, head])))
         rows.append((str(layer), "".join(row)))
     width = 0 if bare else max(len(cells.written(value)) for value in grid.flat)
-    drawn = table(_headings(grid.shape[1]), rows, "sl-bare" * bare, width)
+    drawn = table(headings(grid.shape[1]), rows, "sl-bare" * bare, width)
     return drawn + cells.legend(unit)
-
-
-def _headings(heads: int) -> str:
-    names = "".join(f"<th>{head}" for head in range(heads))
-    if heads > MOST_NAMES:
-        wide = ((head, min(8, heads - head)) for head in range(0, heads, 8))
-        names = "".join(f'<th class="sl-from" colspan="{n}">{head}' for head, n in wide)
-    return f'<tr><th><th colspan="{heads}">head<tr><th>layer{names}'
 
 
 def _bars(edit: Edit, most: int) -> str:
@@ -195,14 +187,14 @@ def _bars(edit: Edit, most: int) -> str:
     for i, (name, value, g) in enumerate(zip(names, values, top["importance"], strict=True)):
         y = TOP + LINE * (i + 0.5)
         start, end = sorted((x(0.0), x(value)))
-        hover = f"{name}: {_signed(value)}" + ("" if isnan(g) else f", g {_signed(g)}")
+        hover = f"{name}: {signed(value)}" + ("" if isnan(g) else f", g {signed(g)}")
         body += axes.label(left - 10, y + 4, name, anchor="end")
         body += (
             f'<rect x="{start:g}" y="{y - HEIGHT / 2:g}" width="{max(end - start, 1):g}" '
             f'height="{HEIGHT}" fill="{BLUE if value > 0 else VERMILION}" fill-opacity=".72">'
             f"<title>{text(hover)}</title></rect>"
         )
-        body += axes.label(left + WIDTH + 12, y + 4, _signed(value))
+        body += axes.label(left + WIDTH + 12, y + 4, signed(value))
     told = f"The {len(values)} strongest of {len(found):,} neurons: λ"
     if len(values) == len(found):
         told = f"{count(len(found), 'neuron')}: λ"
@@ -231,7 +223,3 @@ def _subtitle(edit: Edit, sizes: dict[Place, int], n_layers: int | None) -> str:
         parts.append(f"sum of |λ| {number(edit.total)}")
     by = f", by {edit.maker}" if edit.maker else ""
     return f"“{edit.name}”{by}: {', '.join(parts) or 'nothing is edited'}"
-
-
-def _signed(value: float) -> str:
-    return f"+{shown(value)}" if value > 0 else shown(value)

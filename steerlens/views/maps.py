@@ -69,7 +69,7 @@ def head_map(
         rows.append((str(layer), cells.row(line, hover, bare)))
     kinds = "sl-mlp " * mlp_last + "sl-bare" * bare
     width = 0 if bare else max(len(cells.written(value)) for value in grid.flat)
-    static = table(_headings(heads, mlp_last), rows, kinds, width)
+    static = table(headings(heads, mlp_last), rows, kinds, width)
     told = f"{count(len(grid), 'layer')}, {count(heads, 'head')}"
     told += " and an MLP each" if mlp_last else " each"
     whole = f"{subtitle}; {told}" if subtitle else told
@@ -141,7 +141,8 @@ def table(head: str, rows: Sequence[tuple[str, str]], kinds: str = "", character
     return f'<table class="{kinds}"{room}><thead>{head}<tbody>{body}</table>'
 
 
-def _headings(heads: int, mlp_last: bool) -> str:
+def headings(heads: int, mlp_last: bool = False) -> str:
+    """Return two lines of headings: heads by number, and the MLP beside them."""
     names = "".join(f"<th>{head}" for head in range(heads))
     if heads > MOST_NAMES:
         wide = ((head, min(8, heads - head)) for head in range(0, heads, 8))

@@ -43,6 +43,15 @@ def shown(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
+def signed(value: float) -> str:
+    """Return a number as `shown`, with a plus sign where it is above 0.
+
+    >>> signed(0.5), signed(-0.5), signed(0.0)
+    ('+0.5', '−0.5', '0')
+    """
+    return f"+{shown(value)}" if value > 0 else shown(value)
+
+
 @dataclass(frozen=True)
 class Scale:
     """Colour proportional to the value: blue above zero, vermilion below, none at zero."""

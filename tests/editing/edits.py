@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -87,25 +87,46 @@ def gap(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().max())
 
 
+Place = tuple[int, str]
+READ = {
+    (layer, block): f"blocks.{layer}.{name}"
+    for layer in range(N_LAYERS)
+    for block, name in (("attn", "attn.hook_z"), ("mlp", "mlp.hook_post"))
+}
+
+
 @torch.no_grad()
-def inputs(model: Any) -> dict[tuple[int, str], Tensor]:
-    """μ: half the sum of both sides' means, at each item's last token, read an item at a time."""
-    found: dict[tuple[int, str], Tensor] = {}
-    names = {
-        (layer, block): f"blocks.{layer}.{name}"
-        for layer in range(N_LAYERS)
-        for block, name in (("attn", "attn.hook_z"), ("mlp", "mlp.hook_post"))
-    }
-    for side in SIDES:
-        for item in side:
-            _, cache = model.run_with_cache(item[None])
-            for place, name in names.items():
-                share = cache[name][0, -1].float() / (2 * len(side))
-                found[place] = found.get(place, 0) + share
+def read(model: Any, rows: list[Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """What stands at hook points in a pass over rows padded on the right: (row, pos, ...)."""
+    found: dict[str, Tensor] = {}
+
+    def reader(name: str) -> Any:
+        return lambda activation, hook: found.update({name: activation.detach().float()})
+
+    with model.hooks(fwd_hooks=[(name, reader(name)) for name in names]):
+        model(padded(rows, "right")[0])
     return found
 
 
-def writer(model: Any, place: tuple[int, str]) -> Tensor:
+@cache
+def sides(architecture: str, host: str) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
+    """Of each side of the contrast: the mean of what goes into each block at the last tokens."""
+
+    def mean(rows: list[Tensor]) -> dict[Place, Tensor]:
+        found = read(tiny(architecture, host), rows, READ.values())
+        last = [len(row) - 1 for row in rows]
+        return {place: found[name][range(len(rows)), last].mean(0) for place, name in READ.items()}
+
+    return mean(SIDES[0]), mean(SIDES[1])
+
+
+def inputs(architecture: str, host: str) -> dict[Place, Tensor]:
+    """μ: half the sum of both sides' means."""
+    positive, negative = sides(architecture, host)
+    return {place: (positive[place] + negative[place]) / 2 for place in READ}
+
+
+def writer(model: Any, place: Place) -> Tensor:
     """W_O or W_out, a copy."""
     layer, block = place
     part = model.blocks[layer]

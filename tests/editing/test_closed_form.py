@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import EACH, EACH_HOST, examples
-from edits import CONTRAST, MANY, SIDES, direction, inputs, writer
+from edits import CONTRAST, MANY, READ, direction, inputs, made, read, sides, writer
 from hypothesis import strategies as st
 from models import N_LAYERS, tiny
 
@@ -94,16 +94,15 @@ def test_a_quantile_lies_between_0_and_1(quantile: float) -> None:
 
 @pytest.mark.host
 @EACH_HOST
-@pytest.mark.parametrize("off", [None, -1])
-def test_a_type_switched_off_is_left_alone(host: str, off: Any) -> None:
+def test_a_type_switched_off_is_left_alone(host: str) -> None:
     model = tiny("llama", host)
-    heads = steer2edit(model, CONTRAST, **{**MANY, "rho_mlp": off})
-    neurons = steer2edit(model, CONTRAST, **{**MANY, "rho_attn": off})
+    heads = steer2edit(model, CONTRAST, **{**MANY, "rho_mlp": None})
+    neurons = steer2edit(model, CONTRAST, **{**MANY, "rho_attn": -1})
     assert {each.place[1] for each in heads.factors} == {"attn"}
     assert {each.place[1] for each in neurons.factors} == {"mlp"}
     with pytest.raises(BadInputError, match="both switched off"):
-        steer2edit(model, CONTRAST, **{**MANY, "rho_attn": off, "rho_mlp": off})
-    both = steer2edit(model, CONTRAST, **MANY)
+        steer2edit(model, CONTRAST, **{**MANY, "rho_attn": -1, "rho_mlp": None})
+    both = made("paper", "llama", host)
     assert both.total == pytest.approx(heads.total + neurons.total, rel=1e-5)
 
 
@@ -116,12 +115,10 @@ def test_importance_and_factors_by_hand(architecture: str, host: str) -> None:
     assert [each.place for each in found.blocks] == [
         (layer, block) for layer in range(N_LAYERS) for block in ("attn", "mlp")
     ]
-    means = inputs(model)
+    positive, negative = sides(architecture, host)
     for each in found.blocks:
-        place, weights, mean = each.place, writer(model, each.place), means[each.place]
-        name = {"attn": "attn.hook_z", "mlp": "mlp.hook_post"}[place[1]]
-        sides = [last(model, side, f"blocks.{place[0]}.{name}") for side in SIDES]
-        difference = sides[0] - sides[1]
+        place, weights = each.place, writer(model, each.place)
+        difference, mean = positive[place] - negative[place], inputs(architecture, host)[place]
         heads = weights if place[1] == "attn" else weights[:, None]
         written = torch.einsum("ui,uid->d", difference.reshape(heads.shape[:2]), heads)
         v = written / written.norm()
@@ -136,42 +133,34 @@ def test_importance_and_factors_by_hand(architecture: str, host: str) -> None:
         torch.testing.assert_close(each.norms, largest, atol=1e-5, rtol=1e-4)
 
 
-@torch.no_grad()
-def last(model: Any, side: Any, name: str) -> torch.Tensor:
-    rows = [model.run_with_cache(item[None])[1][name][0, -1].float() for item in side]
-    return torch.stack(rows).mean(0)
-
-
 @pytest.mark.host
 @EACH_HOST
 def test_means_are_over_what_predicts_the_completion(host: str) -> None:
     """From the last prompt token to the second-last token, the mean of an item first."""
     model = tiny("llama", host)
-    sides = [
+    texts = [
         [("good w1", " w2 w3 w4"), ("happy", " w5")],
         [("bad w1 w6", " w7"), ("sad", " w8 w9 w1 w2")],
     ]
-    found = candidates(model, sl.Contrast(*sides), progress=False)
-    means = [predicting(model, side) for side in sides]
+    found = candidates(model, sl.Contrast(*texts), progress=False)
+    means = [predicting(model, side) for side in texts]
     weights = writer(model, (1, "attn"))
     written = torch.einsum("hi,hid->d", means[0] - means[1], weights)
     [mine] = [each for each in found.blocks if each.place == (1, "attn")]
     torch.testing.assert_close(mine.writes, written / written.norm(), atol=1e-5, rtol=1e-4)
-    paired = candidates(model, sl.Contrast(*sides), paired_prompt=True, progress=False)
-    crossed = [(a[0], b[1]) for a, b in zip(*sides, strict=True)]
+    paired = candidates(model, sl.Contrast(*texts), paired_prompt=True, progress=False)
+    crossed = [(a[0], b[1]) for a, b in zip(*texts, strict=True)]
     written = torch.einsum("hi,hid->d", means[0] - predicting(model, crossed), weights)
     [mine] = [each for each in paired.blocks if each.place == (1, "attn")]
     torch.testing.assert_close(mine.writes, written / written.norm(), atol=1e-5, rtol=1e-4)
 
 
-@torch.no_grad()
 def predicting(model: Any, items: Any) -> torch.Tensor:
-    found = []
-    for item in items:
-        encoded = encode(model, item)
-        _, cache = model.run_with_cache(torch.tensor(encoded.tokens)[None])
-        found.append(cache["blocks.1.attn.hook_z"][0, encoded.prompt_length - 1 : -1].mean(0))
-    return torch.stack(found).mean(0)
+    encoded = [encode(model, item) for item in items]
+    found = read(model, [torch.tensor(each.tokens) for each in encoded], [READ[1, "attn"]])
+    rows = zip(found[READ[1, "attn"]], encoded, strict=True)
+    means = [z[each.prompt_length - 1 : len(each.tokens) - 1].mean(0) for z, each in rows]
+    return torch.stack(means).mean(0)
 
 
 @pytest.mark.host
@@ -192,7 +181,7 @@ def test_one_direction_serves_every_block_and_several_their_own(host: str) -> No
     one = candidates(model, CONTRAST, direction(), progress=False)
     unit = direction().unit().vector
     assert all(torch.allclose(each.writes, unit) for each in one.blocks)
-    several = sl.find_directions(model, CONTRAST, "resid_post", placebos=0, progress=False)
+    several = sl.find_directions(model, CONTRAST, placebos=0, progress=False)
     own = candidates(model, CONTRAST, several, progress=False)
     for each in own.blocks:
         wanted = several["resid_post", each.place[0]].unit().vector
