@@ -1,0 +1,13 @@
+"""The published methods, one file each: mathematics and reference, a config, a fit.
+
+Every module has a frozen `Config` with the paper's defaults and `fit(model, data, config) ->
+Steering`: what comes out combines, takes any gate and any positions, traces, calibrates to a dose,
+saves and loads like any other steering.
+
+>>> from steerlens.methods import caa
+>>> caa.fit(model, contrast, caa.Config(layer=2, coeff=4))
+Steering(4 * add('caa') @ blocks.2.hook_resid_post[generated])
+"""
+
+from steerlens.methods import caa as caa
+from steerlens.methods.data import Sets as Sets

@@ -1,0 +1,64 @@
+"""What methods are fitted on, where it is more than a contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steerlens.contrast import Contrast
+from steerlens.errors import BadInputError
+from steerlens.text import Item
+
+
+@dataclass(frozen=True, repr=False)
+class Sets:
+    """Three sets of texts: what is to be changed, what it should be like, what must stay.
+
+    - `source`: shows what is unwanted (rude texts).
+    - `target`: shows what is wanted (polite ones).
+    - `control`: is to be left untouched, hard negatives among it; empty where a method needs none.
+
+    >>> Sets(["You fool."], ["Good day."], ["The sky is blue."])
+    Sets(1 source, 1 target, 1 control)
+    """
+
+    source: tuple[Item, ...]
+    target: tuple[Item, ...]
+    control: tuple[Item, ...] = ()
+
+    def __init__(
+        self, source: Sequence[Item], target: Sequence[Item], control: Sequence[Item] = ()
+    ) -> None:
+        """Raise BadInputError on an empty source or target, or text where a list should be."""
+        for name, items in (("source", source), ("target", target), ("control", control)):
+            if isinstance(items, str):
+                raise BadInputError(f"The {name} set is a list of items; got one text.")
+            object.__setattr__(self, name, tuple(items))
+        if not self.source or not self.target:
+            raise BadInputError("The source and target sets hold one item or more each.")
+
+    @classmethod
+    def of(cls, contrast: Contrast, control: Sequence[Item] = ()) -> Sets:
+        """Return sets that lead from a contrast's negative side to its positive side."""
+        return cls(contrast.negative, contrast.positive, control)
+
+    @property
+    def contrast(self) -> Contrast:
+        """Target against source, as finders of directions take them."""
+        return Contrast(self.target, self.source, paired=False)
+
+    def need_control(self, who: str) -> tuple[Item, ...]:
+        """Return the control set. Raises BadInputError, naming who needs it, where it is empty."""
+        if not self.control:
+            raise BadInputError(
+                f"{who} learns from a control set what to leave alone. Give Sets(source, target, "
+                "control)."
+            )
+        return self.control
+
+    def __repr__(self) -> str:
+        """Return the sizes."""
+        return (
+            f"Sets({len(self.source)} source, {len(self.target)} target, {len(self.control)} "
+            "control)"
+        )
