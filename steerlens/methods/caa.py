@@ -37,7 +37,7 @@ class Config:
 def fit(
     model: Host,
     data: Contrast,
-    config: Config = Config(),  # noqa: B008 (frozen)
+    config: Config = Config(),
     *,
     progress: bool = True,
 ) -> Steering:

@@ -13,8 +13,8 @@ from torch import Tensor
 import steerlens as sl
 from steerlens.editing import fold_gates, orthogonalise, steer2edit, thinkedit
 
-ROWS = random_rows([5, 7, 4, 9, 6, 5] * 2, seed=3)
-SIDES = (ROWS[:6], ROWS[6:])
+ROWS = random_rows([5, 7, 4] * 2, seed=3)
+SIDES = (ROWS[:3], ROWS[3:])
 CONTRAST = sl.Contrast(*SIDES)
 PROMPTS = random_rows([6, 9, 3], seed=8)
 TOKENS, MASK = padded(PROMPTS, "right")
