@@ -5,6 +5,7 @@ r"""Weight edits against activation steering, at matched utility: what a behavio
     python docs/edit_study.py stories STORIES --pairs sentiment.jsonl --texts stories.json \
         --out stories.json
     python docs/edit_study.py report seed0.json seed1.json seed2.json   the tables, models pooled
+    python docs/edit_study.py pictures                                  an edit, drawn
 
 `SEED1` is what `python -m steerlens.demo.train --seed 1 --tokens 20971520 --out SEED1` makes. Every
 method has a grid of strengths; the point that scores highest on validation items among those whose
@@ -24,11 +25,12 @@ from typing import Any
 import pandas
 import torch
 from behaviours import TEST, VALIDATION, Behaviour, in_stories, in_world
+from pictures import photograph
 from tqdm import tqdm
 
 import steerlens as sl
-from steerlens import editing, host
-from steerlens.demo import load_model
+from steerlens import editing, host, views
+from steerlens.demo import load_model, world
 from steerlens.editing import Null
 from steerlens.statistics import band, holm, paired_difference, rank_among
 
@@ -193,12 +195,23 @@ def _print_placebos(runs: Sequence[dict[str, Any]]) -> None:
     )
 
 
+def pictures() -> None:
+    """Draw the edit of docs/editing.md, and the tokens that its strongest head acts on."""
+    model = load_model()
+    contrast = sl.Contrast.from_pairs(world.contrast("refusal", "fit", 96))
+    edit = sl.steer2edit(model, contrast, rho_attn=Null(0.8), rho_mlp=Null(0.999), progress=False)
+    photograph(views.edit_map(edit), "edit-map.png", 560, 540)
+    head = edit.frame().query("block == 'attn'")["component"].iloc[0]
+    texts = [item for pair in world.contrast("refusal", "validation", 1) for item in pair]
+    photograph(views.acts_on(edit, model, texts, head), "edit-tokens.png", 760, 270)
+
+
 def main() -> None:
     """Run one model, or report on several."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["run", "stories", "report"])
+    parser.add_argument("what", choices=["run", "stories", "report", "pictures"])
     parser.add_argument("given", nargs="*", help="a folder of stories260K, or results to report on")
     parser.add_argument("--folder", help="of another Steerling; by default the bundled one")
     parser.add_argument("--pairs", help="JSONL of happy and sad pairs")
@@ -207,6 +220,9 @@ def main() -> None:
     parser.add_argument("--out", help="where the results go")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.what == "pictures":
+        pictures()
+        return
     if arguments.what == "report":
         report([json.loads(Path(name).read_text()) for name in arguments.given])
         return
