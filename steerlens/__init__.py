@@ -32,6 +32,8 @@ from steerlens.evaluation import calibrate as calibrate
 from steerlens.evaluation import compare as compare
 from steerlens.interventions import Intervention as Intervention
 from steerlens.moments import Moments as Moments
+from steerlens.saving import load as load
+from steerlens.saving import save as save
 from steerlens.signals import of_stream as of_stream
 from steerlens.steering import Steering as Steering
 from steerlens.trace import Trace as Trace

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from steerlens import packing
 from steerlens.cards import card
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
@@ -169,6 +171,22 @@ class Steering:
     def __neg__(self) -> Steering:
         """Return the steering with every coefficient negated."""
         return -1.0 * self
+
+    def save(self, path: str | Path) -> None:
+        """Write the steering as one safetensors file, or nothing at all.
+
+        Raises BadInputError, naming the part, where it holds a function of the user's own.
+        """
+        packing.write(path, "steering", self.expression)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Host | None = None) -> Steering:
+        """Return a saved steering. With `model`, raise BadInputError if it is for another by name.
+
+        Raises BadInputError, naming the file, on one that is not there, broken, of a later layout
+        or no steering. Nothing in a file is run.
+        """
+        return cls(packing.read(path, "steering", Expression, model))
 
     def __repr__(self) -> str:
         """Return the formula."""

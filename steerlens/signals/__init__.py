@@ -19,6 +19,7 @@ from steerlens.signals.gates import Projection as Projection
 from steerlens.signals.gates import Relu as Relu
 from steerlens.signals.moment import Memory as Memory
 from steerlens.signals.moment import Moment as Moment
+from steerlens.signals.projected import ProjectedCosine as ProjectedCosine
 from steerlens.signals.signal import At as At
 from steerlens.signals.signal import Combining as Combining
 from steerlens.signals.signal import Constant as Constant

@@ -7,6 +7,7 @@ from steerlens.transforms.entries import Scale as Scale
 from steerlens.transforms.exchange import Interchange as Interchange
 from steerlens.transforms.exchange import Replace as Replace
 from steerlens.transforms.exchange import stored_pass as stored_pass
+from steerlens.transforms.extrapolate import Extrapolate as Extrapolate
 from steerlens.transforms.linear import Ablate as Ablate
 from steerlens.transforms.linear import Add as Add
 from steerlens.transforms.linear import Clamp as Clamp
@@ -15,6 +16,7 @@ from steerlens.transforms.norms import AddBeforeNorm as AddBeforeNorm
 from steerlens.transforms.norms import KeepNorm as KeepNorm
 from steerlens.transforms.rotation import Rotate as Rotate
 from steerlens.transforms.rotation import RotateTo as RotateTo
+from steerlens.transforms.sides import Piecewise as Piecewise
 from steerlens.transforms.transform import Linear as Linear
 from steerlens.transforms.transform import Scaled as Scaled
 from steerlens.transforms.transform import Transform as Transform

@@ -1,0 +1,211 @@
+"""E2E-DSAS: where to steer and how are trained together, through the network.
+
+At every hook point and token
+
+    a' = a + g(a) (w a + b - a),   g(a) = sigmoid(u . a + v)  or  relu(u . a + v),
+
+from w = 1, b = 0, u = 0, and v = 0 (sigmoid) or 0.5 (relu, where 0 would have no gradient). The
+loss is LinEAS's from steered source to target, and what steering does to the control texts:
+
+    sum over hook points of mean over entries of W_2^2(steered source, target)
+    + gamma * sum over hook points of mean over control tokens of |a' - a_unsteered|_2
+
+Both passes run with everything on. A gate looks at what it scales: at activations that hold the
+steering of earlier layers already. Source: arXiv 2512.03661, its end-to-end variant.
+
+What comes out is made of ordinary parts: `Affine` maps, under the gate `Probe` for the sigmoid.
+A rectifier has no upper bound, and a share has: there the map is an `Extrapolate`, whose strength
+is an amplitude, under the gate `Relu(Readout(...))`. Either is the training's own forward.
+
+Confirmed (public reviews): both gates, joint training with LinEAS's loss, a loss between steered
+and original activations of the control set. Reconstructed (no code was found): its form, the
+starts, gamma (unknown; try `GAMMAS`), and that the settings are LinEAS's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.directions import Direction
+from steerlens.errors import BadInputError
+from steerlens.host import Host, provenance
+from steerlens.interventions import Group
+from steerlens.methods.data import Sets
+from steerlens.methods.descent import Descent, Parts, Trained, descend
+from steerlens.methods.training import Live, Texts, drawn, gradients, matchings, split
+from steerlens.methods.transport import places
+from steerlens.positions import Mask, Positions
+from steerlens.signals import Combining, Moment, Probe, Readout, Relu, Signal
+from steerlens.signals.gates import dots
+from steerlens.steering import Steering
+from steerlens.transforms import Extrapolate, Transform
+from steerlens.verbs import steer
+
+Kind = Literal["sigmoid", "relu"]
+_START = {"sigmoid": 0.0, "relu": 0.5}
+GAMMAS = (0.1, 1.0, 10.0)
+"""The weights of the control loss to try."""
+
+
+@dataclass(frozen=True)
+class Config(Descent):
+    """E2E-DSAS's choices, beside those of any training."""
+
+    gate: Kind = "sigmoid"
+    """The gate's form."""
+    gamma: float = 1.0
+    """Weight of the control loss."""
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on another gate, or a weight below 0."""
+        super().__post_init__()
+        if self.gate not in _START:
+            raise BadInputError(f"A gate is 'sigmoid' or 'relu'; got {self.gate!r}.")
+        if self.gamma < 0:
+            raise BadInputError(f"gamma is 0 or more; got {self.gamma}.")
+
+
+@dataclass(frozen=True, eq=False)
+class LiveGate(Combining):
+    """A gate under training: `Probe` and `Readout` would detach it."""
+
+    weight: Float[Tensor, "*unit"]
+    """u in units of one over `unit`."""
+    bias: Float[Tensor, ""]
+    kind: Kind
+    unit: float = 1.0
+
+    def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
+        """Return the gate of each token."""
+        score = dots(moment.x, self.weight / self.unit) + self.bias.to(moment.x.device)
+        return torch.sigmoid(score) if self.kind == "sigmoid" else score.clamp_min(0)
+
+    @classmethod
+    def beside(cls, map: Live, kind: Kind) -> LiveGate:
+        """Return the gate of a map before training."""
+        weight = torch.zeros_like(map.weight, requires_grad=True)
+        bias = torch.full((), _START[kind], device=map.weight.device, requires_grad=True)
+        return cls(weight, bias, kind, map.unit)
+
+
+def fit(
+    model: Host,
+    data: Sets,
+    config: Config = Config(),
+    *,
+    progress: bool = True,
+) -> Steering:
+    """Return the gated steering from source to target that leaves the control set alone.
+
+    As `train`, which also tells how the training went.
+
+    >>> sets = Sets.of(contrast, control=["some day", "the cat", "food"])
+    >>> config = Config(sites="blocks.2.hook_resid_post", steps=2)
+    >>> fit(model, sets, config, progress=False)
+    Steering(1 * probe('e2e_dsas', ...) * affine(... entries) @ blocks.2.hook_resid_post[...])
+    """
+    return train(model, data, config, progress=progress).steering
+
+
+def train(
+    model: Host,
+    data: Sets,
+    config: Config = Config(),
+    *,
+    progress: bool = True,
+) -> Trained:
+    """Return the steering of `fit` and the course of its training, `transport` and `control`.
+
+    Weights are left as they are, with no gradients stored for them. Raises BadInputError without
+    a control set, and as LinEAS does. Cost: one pass a target text, then `steps` passes over
+    `batch` source and control texts, forward and backward, and over the control texts once more.
+
+    >>> sets = Sets.of(contrast, control=["some day", "the cat", "food"])
+    >>> sorted(train(model, sets, Config(steps=2), progress=False).course.losses)
+    ['control', 'transport']
+    """
+    control = split(data.need_control("E2E-DSAS"), config.validation, config.seed)
+    with gradients(model):
+        texts = [Texts.of(model, part, "everywhere") for part in control if part]
+        both = matchings(model, data, places(model, config.sites), config, progress)
+        maps = both[0].maps()
+        gates = [LiveGate.beside(each, config.gate) for each in maps]
+        steering = gated(maps, gates, config.positions)
+        generator = torch.Generator().manual_seed(config.seed)
+
+        def loss(part: int, generator: torch.Generator | None = None) -> Parts:
+            transport = both[part](steering, generator)
+            moved = disturbance(texts[part], both[part].units, steering, config.batch, generator)
+            return {"transport": transport, "control": config.gamma * moved}
+
+        course = descend(
+            [each for pair in zip(maps, gates, strict=True) for each in _parameters(*pair)],
+            lambda: loss(0, generator),
+            config,
+            scale=both[0].scale,
+            held_out=(lambda: float(sum(loss(1).values()))) if len(both) > 1 else None,
+            name="E2E-DSAS",
+            progress=progress,
+        )
+        pairs = [_settled(model, *pair) for pair in zip(maps, gates, strict=True)]
+    found = gated([pair[0] for pair in pairs], [pair[1] for pair in pairs], config.positions)
+    return Trained(config.coeff * found, course)
+
+
+def gated(maps: Sequence[Transform], gates: Sequence[Signal], positions: Positions) -> Steering:
+    """Return the steering of every map under its gate, all at once."""
+    parts = [
+        steer(each, positions=positions, gate=gate).expression
+        for each, gate in zip(maps, gates, strict=True)
+    ]
+    return Steering(parts[0] if len(parts) == 1 else Group(tuple(parts)))
+
+
+def disturbance(
+    control: Texts,
+    units: Mapping[str, float],
+    steering: Steering,
+    batch: int,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, ""]:
+    """Return how far a steering moves control texts: |a' - a|_2, mean over tokens (BOS left out).
+
+    Summed over hook points, each in its units. Of texts drawn at random; of all without a
+    generator.
+    """
+    rows = drawn(len(control.encoded), batch, generator)
+    moved, tokens = [], 0
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
+        with torch.no_grad():
+            before, mask = control.written(some, list(units))
+        after, _ = control.written(some, list(units), steering)
+        tokens += int(mask.sum())
+        moved += [_length(after[name] - x, mask).cpu() / units[name] for name, x in before.items()]
+    return torch.stack(moved).sum() / tokens
+
+
+def _length(change: Float[Tensor, "batch pos *unit"], mask: Mask) -> Float[Tensor, ""]:
+    """The summed length of the changes at the tokens in a mask."""
+    lengths: Tensor = change.float().flatten(2)[mask.to(change.device)].norm(dim=-1)
+    return lengths.sum()
+
+
+def _parameters(map: Live, gate: LiveGate) -> tuple[Tensor, ...]:
+    return map.weight, map.bias, gate.weight, gate.bias
+
+
+def _settled(model: Host, map: Live, gate: LiveGate) -> tuple[Transform, Signal]:
+    """A trained map and its gate as values: a share under a sigmoid, an amplitude under a relu."""
+    found, about = gate.weight / gate.unit, provenance(model)
+    direction = Direction(map.hook_name, found, name="e2e_dsas", provenance=about)
+    bias = float(gate.bias.detach())
+    if gate.kind == "sigmoid":
+        return map.settled(), Probe(direction, bias)
+    return Extrapolate(map.settled()), Relu(Readout(direction, bias))

@@ -1,0 +1,61 @@
+"""Reading both sides of a contrast at the last token of each text, answer included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steerlens.activations import Activations, collect
+from steerlens.contrast import Contrast
+from steerlens.errors import BadInputError
+from steerlens.host import Host
+from steerlens.text import Encoded, Item, encode
+
+
+def whole(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
+    """Return items as texts without a completion: their last token is the prompt's last.
+
+    >>> [text] = whole(model, [("a good day", " and a cat")])
+    >>> text.prompt_length == len(text.tokens)
+    True
+    """
+    encoded = (encode(model, item) for item in items)
+    return tuple(Encoded(each.tokens, len(each.tokens)) for each in encoded)
+
+
+def prompts_of(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
+    """Return the prompts of items, their completions left out.
+
+    Raises BadInputError without items, and on an item that has no prompt.
+    """
+    if isinstance(items, str) or not len(items):
+        raise BadInputError("Give a list of prompts, one or more.")
+    encoded = [encode(model, item) for item in items]
+    for number, each in enumerate(encoded):
+        if each.prompt_length == 0:
+            raise BadInputError(
+                f"Item {number} has no prompt: its first token is the completion's."
+            )
+    return tuple(Encoded(each.tokens[: each.prompt_length], each.prompt_length) for each in encoded)
+
+
+def check_contrast(data: object, who: str) -> None:
+    """Raise BadInputError on anything but a contrast, naming who needs it."""
+    if not isinstance(data, Contrast):
+        raise BadInputError(
+            f"{who} is fitted on a Contrast; got {type(data).__name__}. Make one: "
+            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
+        )
+
+
+def at_ends(
+    model: Host, items: Sequence[Item], hook_names: Sequence[str], max_examples: int, progress: bool
+) -> Activations:
+    """Return what `collect` reads at the last token of each text, its answer included."""
+    return collect(
+        model,
+        whole(model, items),
+        hook_names,
+        "last_prompt_token",
+        max_examples=max_examples,
+        progress=progress,
+    )

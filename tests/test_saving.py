@@ -1,0 +1,468 @@
+"""Saving: what was saved comes back bit for bit; what a file cannot hold, or must not, is told."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import models
+import pytest
+import torch
+from cases import EACH, Case, cases, examples
+from models import forward, tiny
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import steerlens as sl
+from steerlens import packing, positions, signals, transforms
+from steerlens.directions import Eraser, Quality
+from steerlens.directions.direction import CausalEffect
+from steerlens.errors import BadInputError
+from steerlens.interventions import Group
+from steerlens.saving import kind_of
+
+HOOK = "blocks.1.hook_resid_post"
+UP = sl.Direction(HOOK, torch.tensor([3.0, 4.0]), name="up")
+RIGHT = sl.Direction(HOOK, torch.tensor([1.0, 0.0]), name="right")
+
+
+def back(value: Any, path: Path) -> Any:
+    sl.save(value, path)
+    return sl.load(path)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Equal in type and in every part, tensors bit for bit."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Tensor):
+        alike = first.dtype == second.dtype and first.shape == second.shape
+        raw = (each.contiguous().reshape(-1).view(torch.uint8) for each in (first, second))
+        return alike and torch.equal(*raw)
+    if isinstance(first, tuple | list):
+        return len(first) == len(second) and all(map(same, first, second))
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[k], second[k]) for k in first)
+    if is_dataclass(first):
+        return all(same(getattr(first, k), getattr(second, k)) for k in first.__dataclass_fields__)
+    return repr(first) == repr(second)
+
+
+# The law
+
+
+@pytest.mark.host
+@EACH
+def test_a_loaded_steering_is_the_saved_one(architecture: str, host: str, tmp_path: Path) -> None:
+    model = tiny(architecture, host)
+
+    def law(case: Case) -> None:
+        steering = case.steering
+        if any("function" in (leaf.kind, leaf.gate) for leaf in case.leaves):
+            with pytest.raises(BadInputError, match="cannot be saved"):
+                steering.save(tmp_path / "own")
+            assert not (tmp_path / "own").exists()
+            return
+        loaded = back(steering, tmp_path / "kept")
+        assert repr(loaded) == repr(steering)
+        assert same(loaded, steering)
+        (tmp_path / "again").unlink(missing_ok=True)
+        loaded.save(tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "kept").read_bytes()
+        assert torch.equal(run(loaded, model, case), run(steering, model, case))
+
+    salt = f"saving {architecture} {host}"
+    examples(law, cases(architecture, host), salt=salt, part=0.4)
+
+
+@torch.no_grad()
+def run(steering: sl.Steering, model: Any, case: Case) -> Tensor:
+    tokens, mask = case.batch
+    with steering.on(model, prompt_lengths=case.prompt_lengths):
+        return forward(model, tokens, mask)
+
+
+def test_the_law_can_tell() -> None:
+    """`same` and the drawn steerings see a change of one bit."""
+    one = sl.add(UP, 4)
+    nudged = UP.vector.clone()
+    nudged[0] = torch.nextafter(nudged[0], torch.tensor(9.0))
+    assert same(one, sl.add(UP, 4))
+    assert not same(one, sl.add(replace(UP, vector=nudged), 4))
+    assert not same(one, sl.add(UP, 4.5))
+
+
+# Every class
+
+
+GATES = [
+    *(1, 0.5, [1.0, 0.5]),
+    signals.Probe(UP, bias=-0.5),
+    ~signals.Probe(RIGHT) & signals.Probe(UP),
+    (signals.Cosine(UP) > 0.2) | (signals.Projection(RIGHT) < -1.5),
+    signals.Cosine(sl.Basis({HOOK: torch.eye(2)}, labels=["x", "y"])) > 0.1,
+    signals.Relu(signals.Readout(UP, 0.25), start=-1.0, slope=0.1),
+    signals.Latch(signals.Probe(UP)),
+    signals.Hysteresis(signals.Projection(UP), 0.3, -0.3),
+    signals.OfPrompt(signals.Probe(UP), "last"),
+    signals.Decay(8),
+    signals.Steps(0, None),
+    signals.Schedule([1.0, 0.5]),
+    signals.Probe(UP).at("blocks.0.hook_resid_pre"),
+    signals.Reciprocal().at("blocks.0.ln1.hook_scale"),
+]
+SELECTORS = [
+    *positions.NAMED.values(),
+    *(positions.first(2), positions.last(3), positions.index(-2), positions.span(1, None)),
+    *(positions.prompt & ~positions.first(3), positions.first(1) | positions.index(5)),
+    positions.matching(5, "good", re.compile(r"d.y\b", re.IGNORECASE)),
+    *(positions.after("good"), positions.between(",", re.compile("[.!]"))),
+    positions.role("assistant"),
+]
+ROWS = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+ROWS[0, 2:] = torch.nan
+MAKES = [
+    *(transforms.Add(UP), transforms.Ablate(UP), transforms.AddBeforeNorm(UP)),
+    transforms.Ablate(sl.Basis({HOOK: torch.tensor([[1.0, 2.0]])}, name="mood")),
+    transforms.MeanAblate(UP, torch.tensor([1.0, 2.0], dtype=torch.float64)),
+    transforms.Clamp(UP, -0.1, float("inf")),
+    transforms.Scale(torch.tensor([1.0, 0.0], dtype=torch.bfloat16), HOOK),
+    transforms.Affine(torch.ones(2), torch.zeros(2), low=torch.tensor([-1.0, -9.0])),
+    transforms.Rotate(UP, RIGHT),
+    transforms.RotateTo(UP, RIGHT, angle=0.7),
+    transforms.KeepNorm(transforms.KeepNorm(transforms.Add(UP))),
+    transforms.Erase(Eraser.of(torch.eye(2), torch.zeros(1, 2)), HOOK),
+    transforms.Replace(ROWS, by_index=True, hook_name=HOOK),
+    transforms.Interchange(UP, ROWS[:, 0].half(), False),
+]
+
+
+@pytest.mark.parametrize("part", [*GATES, *SELECTORS, *MAKES], ids=repr)
+def test_every_class(part: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = dict(transform=transforms.Scale(torch.ones(2)), hook_name=HOOK)
+    if isinstance(part, transforms.Transform):
+        options = dict(transform=part, hook_name=HOOK)
+    elif isinstance(part, positions.Combining):
+        options["positions"] = part
+    else:
+        options["gate"] = part
+    steering = sl.steer(**options)
+    assert same(back(steering, tmp_path / "kept"), steering)
+
+
+def test_every_class_is_known_by_one_name() -> None:
+    for room in (positions, signals, transforms):
+        for name, each in vars(room).items():
+            base = (transforms.Linear, signals.Combining, positions.Combining)
+            if isinstance(each, type) and is_dataclass(each) and issubclass(each, base):
+                called = f"{room.__name__.split('.')[1]}.{name}"
+                assert packing.known().get(called) is (None if each in packing.OPAQUE else each)
+    for each in packing.known().values():
+        assert {field.name for field in fields(each)} <= set(packing._hints(each))
+
+
+def test_the_examples_are_of_every_class() -> None:
+    """All but those of methods, which have tests of their own."""
+    packer = packing._Packer()
+    seen = json.dumps(
+        [packer.tree(x, "") for x in [*map(signals.signal, GATES), *SELECTORS, *MAKES]]
+    )
+    for name in OLD:
+        assert f'"{name}"' in seen
+
+
+OLD = [
+    f"{room}.{name}"
+    for room, names in {
+        "transforms": "Ablate Add AddBeforeNorm Affine Clamp Erase Interchange KeepNorm MeanAblate "
+        "Replace Rotate RotateTo Scale",
+        "signals": "At Constant Cosine Decay Hysteresis Inverse Latch OfPrompt Probe Product "
+        "Projection Readout Reciprocal Relu Rows Schedule Steps Threshold",
+        "positions": "AllOf AnyOf Between Complement Everywhere First FromPromptEnd Matching "
+        "Phrase Role Span",
+    }.items()
+    for name in names.split()
+]
+
+
+# Values on their own
+
+
+def quality(causal: bool) -> Quality:
+    effect = CausalEffect(0.5, (0.4, 0.6), 0.9, (-0.1, 0.1), 1, 20, 8, "nats") if causal else None
+    return Quality(0.9, (0.8, 1.0), 2.0, 0.7, (0.3, 0.7), (0.2, 0.8), 1, 50, effect)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        UP,
+        sl.Direction(HOOK, torch.ones(4, 8), "z", quality(True), 2.5, "8 pairs", {"data": "ab"}),
+        sl.directions.Directions({HOOK: replace(UP, quality=quality(False)), "hook_embed": RIGHT}),
+        sl.Basis({HOOK: torch.eye(2), "hook_embed": torch.ones(2, 3)}, ["x", "y"], "pair"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_on_their_own(value: Any, tmp_path: Path) -> None:
+    found = back(value, tmp_path / "kept.safetensors")
+    assert same(found, value)
+    assert repr(found) == repr(value)
+
+
+def test_a_steering_by_its_own_methods(tmp_path: Path) -> None:
+    steering = (sl.add(UP, [1.0, 2.0]) + sl.ablate(RIGHT)) >> sl.add(UP).when(0.5)
+    steering.save(str(tmp_path / "kept"))
+    assert same(sl.Steering.load(str(tmp_path / "kept")), steering)
+    assert same(sl.load(tmp_path / "kept"), steering)
+
+
+def test_equal_tensors_are_kept_once(tmp_path: Path) -> None:
+    places = [f"blocks.{layer}.hook_resid_pre" for layer in range(9)]
+    sl.save(sl.ablate([UP.at(place) for place in places]), tmp_path / "kept")
+    with safe_open(tmp_path / "kept", framework="pt") as file:
+        assert len(list(file.keys())) == 2  # the vector, and the unit vector
+    assert len(sl.load(tmp_path / "kept").interventions) == 9  # type: ignore[union-attr]
+
+
+def test_numbers_of_numpy_and_signed_zeros(tmp_path: Path) -> None:
+    import numpy as np
+
+    zero = transforms.Scale(torch.tensor([0.0, -0.0]), HOOK)
+    steering = sl.steer(zero) + sl.add(UP).when(signals.Schedule(list(np.array([0.25, 1.0]))))
+    loaded = back(steering, tmp_path / "kept")
+    assert repr(loaded) == repr(steering)
+    factor = loaded.interventions[0].transform.factor
+    assert torch.equal(torch.signbit(factor), torch.tensor([False, True]))
+
+
+# What cannot be saved
+
+
+@dataclass(frozen=True)
+class Mine(signals.Combining):
+    def __call__(self, moment: signals.Moment) -> Tensor:
+        return torch.ones(1, 1)
+
+
+class Sneaky(signals.Decay):
+    pass
+
+
+def own(window: Any) -> Any:
+    return window.real
+
+
+@pytest.mark.parametrize(
+    ("steering", "told"),
+    [
+        (sl.add(UP).when(torch.tanh), r"tanh, at gate, is a function of your own.*signals"),
+        (sl.add(UP, torch.tanh) + sl.add(UP), r"tanh, at parts\[0\]\.coeff, is a function"),
+        (sl.add(UP).when(~signals.Latch(torch.tanh)), r"at gate\.signal\.gate, is a func"),
+        (sl.steer(transforms.Function(torch.tanh), HOOK), r"function\(tanh\), at transform, is a"),
+        (sl.add(UP, positions=own), r"own, at positions, is a function of your own.*positions"),
+        (sl.add(UP, positions=~positions.Custom(own)), r"at positions\.part, is a function"),
+        (sl.add(UP).when(Mine()), r"Mine\(\), at gate, is a Mine, which is no value of SteerLens"),
+        (sl.add(UP).when(Sneaky(2)), r"is a Sneaky, which is no value"),
+    ],
+    ids=str,
+)
+def test_functions_are_named(steering: sl.Steering, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_text("before")
+    with pytest.raises(BadInputError, match=told):
+        steering.save(path)
+    assert path.read_text() == "before"
+
+
+def test_other_values_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="can be saved; got Contrast"):
+        kind_of(sl.Contrast(["good"], ["bad"]))
+    with pytest.raises(BadInputError, match="no folder"):
+        sl.save(UP, tmp_path / "none" / "kept")
+
+
+# What is not believed
+
+
+STEERING = sl.add(UP, 4, positions=positions.first(2)) + sl.ablate(RIGHT)
+
+
+def tampered(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> Path:
+    STEERING.save(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = json.loads(file.metadata()["steerlens"])
+    change(about, tensors)
+    save_file(tensors, path, {"steerlens": json.dumps(about)})
+    return path
+
+
+def first(about: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the first intervention, as they stand in the file."""
+    leaf = about["value"]["interventions.Group"]["parts"]["tuple"][0]
+    found: dict[str, Any] = leaf["interventions.Intervention"]
+    return found
+
+
+def put(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, Tensor]], None]:
+    return lambda about, tensors: first(about).update({name: value})
+
+
+def as_direction(about: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = first(about)["transform"]["transforms.Add"]["along"]
+    return found["directions.Direction"]
+
+
+GATE = {"signals.Constant": {"value": 1.0}}
+WRONG: dict[str, tuple[Any, str]] = {
+    "unknown class": (put("gate", {"signals.Evil": {}}), "it names 'signals.Evil'"),
+    "any class": (put("gate", {"os.system": {"command": "true"}}), "it names 'os.system'"),
+    "a function": (put("gate", {"signals.Function": {"function": "print"}}), "signals.Function"),
+    "own positions": (put("positions", {"positions.Custom": {"function": None}}), "Custom"),
+    "missing field": (lambda a, t: first(a).pop("coeff"), "Intervention lacks 'coeff'"),
+    "missing default": (lambda a, t: first(a).pop("reads"), "Intervention lacks 'reads'"),
+    "more fields": (put("later", 1), "fields that this SteerLens does not know"),
+    "a number as name": (put("hook_name", 5), "int cannot be interventions.Intervention.hook_name"),
+    "a gate as positions": (put("positions", GATE), "Constant cannot be .*positions"),
+    "positions as gate": (
+        put("gate", {"positions.First": {"n": 2}}),
+        "First cannot be interventions.Intervention.gate",
+    ),
+    "text as number": (put("gate", {"signals.Constant": {"value": "1"}}), "str cannot be"),
+    "truth as number": (put("gate", {"signals.Constant": {"value": True}}), "bool cannot be"),
+    "bare list": (put("reads", ["x"]), "no whole steering"),
+    "two kinds at once": (put("gate", {**GATE, "signals.Decay": {}}), "no whole steering"),
+    "tensor missing": (lambda a, t: t.pop("0"), "no whole steering"),
+    "tensor unknown": (lambda a, t: as_direction(a).update(vector={"tensor": "9"}), "whole"),
+    "tensor of integers": (lambda a, t: t.update({"0": torch.ones(2).long()}), "Tensor cannot be"),
+    "tensor not finite": (lambda a, t: t.update({"0": torch.full((2,), torch.nan)}), "finite"),
+    "bounds": (
+        put("gate", {"signals.Hysteresis": {"score": GATE, "opens": 0.0, "shuts": 1.0}}),
+        "no whole steering: It opens above",
+    ),
+    "pattern": (
+        put("positions", {"positions.Matching": {"tokens": {"tuple": [{"pattern": ["(", 0]}]}}}),
+        "no whole steering",
+    ),
+    "no value": (lambda a, t: a.pop("value"), "no whole steering: 'value'"),
+    "a direction": (lambda a, t: a.update(value=None), "it holds NoneType"),
+    "depth": (
+        lambda a, t: first(a).update(gate=nested(3000)),
+        "no whole steering|no whole safetensors",
+    ),
+    "later layout": (lambda a, t: a.update(version=99), "later SteerLens"),
+    "other kind": (lambda a, t: a.update(kind="chart"), "'chart', and 'steering' is wanted"),
+}
+
+
+def nested(depth: int) -> Any:
+    tree: Any = GATE
+    for _ in range(depth // 10):
+        tree = {"signals.Inverse": {"signal": tree}}
+    return tree if depth < 1000 else {"tuple": [tree]}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_told(wrong: str, tmp_path: Path) -> None:
+    change, told = WRONG[wrong]
+    path = tampered(tmp_path / "kept.safetensors", change)
+    for load in (sl.load, sl.Steering.load):
+        with pytest.raises(BadInputError, match=told) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+
+
+def test_what_is_untouched_is_loaded(tmp_path: Path) -> None:
+    assert same(sl.load(tampered(tmp_path / "kept", lambda about, tensors: None)), STEERING)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="There is no file"):
+        sl.load(tmp_path / "nowhere")
+    whole = tmp_path / "kept"
+    STEERING.save(whole)
+    for size in (0, 5, 60, len(whole.read_bytes()) - 3):
+        cut = tmp_path / "cut"
+        cut.write_bytes(whole.read_bytes()[:size])
+        with pytest.raises(BadInputError, match="cut is no whole safetensors file"):
+            sl.load(cut)
+    save_file({"a": torch.ones(2)}, tmp_path / "bare")
+    with pytest.raises(BadInputError, match="not written by SteerLens"):
+        sl.load(tmp_path / "bare")
+    torch.save(UP.vector, tmp_path / "pickled")
+    with pytest.raises(BadInputError, match="no whole safetensors file"):
+        sl.load(tmp_path / "pickled")
+
+
+def test_a_direction_is_no_steering(tmp_path: Path) -> None:
+    sl.save(UP, tmp_path / "kept")
+    with pytest.raises(BadInputError, match="'direction', and 'steering' is wanted"):
+        sl.Steering.load(tmp_path / "kept")
+
+
+# Where it was made
+
+
+def test_no_path_of_a_machine_is_told(tmp_path: Path) -> None:
+    folder = "/home/someone/my models/llama"
+    one = replace(UP, provenance={"model": folder, "host": "x", "source": f"{folder}.gguf"})
+    two = replace(UP, name="two", provenance={"model": r"C:\Users\someone\mistral"})
+    both = one + two
+    basis = sl.Basis.of([both, one + both, two], name="mixed")
+    for value in (one, both, basis, sl.add(one) + sl.ablate(basis) + sl.add(both + both)):
+        sl.save(value, tmp_path / "kept")
+        raw = (tmp_path / "kept").read_bytes()
+        assert b"someone" not in raw
+        assert b"llama" in raw
+        assert repr(sl.load(tmp_path / "kept")) == repr(value)
+    sl.save(sl.add(one) + sl.add(two), tmp_path / "kept")
+    with safe_open(tmp_path / "kept", framework="pt") as file:
+        assert json.loads(file.metadata()["steerlens"])["models"] == ["llama", "mistral"]
+    assert sl.load(tmp_path / "kept").interventions[0].transform.along.provenance == {  # type: ignore[union-attr]
+        "model": "llama",
+        "host": "x",
+        "source": "llama.gguf",
+    }
+
+
+@pytest.mark.host
+def test_another_model_is_told(tmp_path: Path) -> None:
+    model = tiny("gpt2", models.hosts()[-1])
+    name = "elsewhere/gpt2-3-layers"
+    vector = replace(making_direction(), provenance={"model": name})
+    basis = sl.Basis({HOOK: vector.vector[None]}, provenance={"model": name})
+    for value in (vector, sl.add(vector), sl.ablate(basis)):
+        sl.save(value, tmp_path / "kept")
+        named = model.cfg.model_name
+        try:
+            model.cfg.model_name = "/other/place/gpt2-3-layers"
+            assert repr(sl.load(tmp_path / "kept", model)) == repr(value)
+            model.cfg.model_name = "llama"
+            with pytest.raises(BadInputError, match=r"kept was made on 'gpt2-3-layers'"):
+                sl.load(tmp_path / "kept", model)
+        finally:
+            model.cfg.model_name = named
+
+
+def making_direction() -> sl.Direction:
+    return sl.Direction(HOOK, torch.ones(models.D_MODEL))
+
+
+@pytest.mark.host
+def test_an_edit_is_loaded_too(tmp_path: Path) -> None:
+    model = tiny("llama", models.hosts()[0])
+    edit = sl.editing.orthogonalise(model, making_direction())
+    found = back(edit, tmp_path / "kept")
+    assert isinstance(found, sl.Edit)
+    assert repr(found) == repr(edit)
+
+
+def test_groups_keep_their_shape(tmp_path: Path) -> None:
+    leaf = sl.add(UP).interventions[0]
+    nested = sl.Steering(Group((leaf, Group((leaf, leaf), in_turn=True))))
+    assert same(back(nested, tmp_path / "kept"), nested)
