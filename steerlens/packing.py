@@ -84,7 +84,10 @@ def read(path: str | Path, kind: str, wanted: Any, model: Host | None = None) ->
     `wanted` is what it should be. Raises BadInputError, naming the file, on anything else: another
     kind, a later layout, an unknown class or field, tensors that are missing or do not fit.
     """
-    tensors, about = storage.read(path, kind)
+    try:
+        tensors, about = storage.read(path, kind)
+    except RecursionError:
+        raise BadInputError(f"{path} is no whole {kind}: it is nested too deeply.") from None
     unpacker = _Unpacker(tensors)
     try:
         value = unpacker.value(about["value"])

@@ -71,5 +71,5 @@ def _kind(path: str | Path) -> str:
     try:
         with safe_open(path, framework="pt") as file:
             return str(json.loads(file.metadata()["steerlens"])["kind"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return "steering"

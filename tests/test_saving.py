@@ -351,20 +351,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "no value": (lambda a, t: a.pop("value"), "no whole steering: 'value'"),
     "a direction": (lambda a, t: a.update(value=None), "it holds NoneType"),
-    "depth": (
-        lambda a, t: first(a).update(gate=nested(3000)),
-        "no whole steering|no whole safetensors",
-    ),
     "later layout": (lambda a, t: a.update(version=99), "later SteerLens"),
     "other kind": (lambda a, t: a.update(kind="chart"), "'chart', and 'steering' is wanted"),
 }
-
-
-def nested(depth: int) -> Any:
-    tree: Any = GATE
-    for _ in range(depth // 10):
-        tree = {"signals.Inverse": {"signal": tree}}
-    return tree if depth < 1000 else {"tuple": [tree]}
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -394,6 +383,11 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "bare")
     with pytest.raises(BadInputError, match="not written by SteerLens"):
         sl.load(tmp_path / "bare")
+    deep = json.dumps({"kind": "steering", "version": 1, "value": 0})
+    deep = deep.replace(": 0}", f": {'[' * 100_000}{']' * 100_000}" + "}")
+    save_file({"a": torch.ones(2)}, tmp_path / "deep", {"steerlens": deep})
+    with pytest.raises(BadInputError, match="deep is no whole steering: it is nested too deeply"):
+        sl.load(tmp_path / "deep")
     torch.save(UP.vector, tmp_path / "pickled")
     with pytest.raises(BadInputError, match="no whole safetensors file"):
         sl.load(tmp_path / "pickled")

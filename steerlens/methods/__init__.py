@@ -9,12 +9,15 @@ saves and loads like any other steering.
 Steering(4 * add('caa') @ blocks.2.hook_resid_post[generated])
 """
 
+from steerlens.methods import act as act
 from steerlens.methods import actadd as actadd
 from steerlens.methods import angular as angular
 from steerlens.methods import caa as caa
 from steerlens.methods import cast as cast
 from steerlens.methods import dsas as dsas
+from steerlens.methods import e2e_dsas as e2e_dsas
 from steerlens.methods import iti as iti
+from steerlens.methods import lineas as lineas
 from steerlens.methods import refusal as refusal
 from steerlens.methods import repe as repe
 from steerlens.methods import sadi as sadi

@@ -125,7 +125,7 @@ def padded(model: Host, pair: Contrast, pad: str = " ") -> tuple[Encoded, Encode
             f"tokenizer makes none of {pad!r} to pad with. Give another pad, or prompts as long."
         )
     one, other = (
-        Encoded((filler,) * (longest - len(each.tokens)) + each.tokens, longest)
+        Encoded(each.tokens + (filler,) * (longest - len(each.tokens)), longest)
         for each in (first, second)
     )
     return one, other

@@ -8,10 +8,12 @@ from w = 1, b = 0, u = 0, and v = 0 (sigmoid) or 0.5 (relu, where 0 would have n
 loss is LinEAS's from steered source to target, and what steering does to the control texts:
 
     sum over hook points of mean over entries of W_2^2(steered source, target)
-    + gamma * sum over hook points of mean over control tokens of |a' - a_unsteered|_2
+    + gamma * sum over hook points of mean over control tokens of |a' - a_unsteered|_2 / sqrt(d)
 
-Both passes run with everything on. A gate looks at what it scales: at activations that hold the
-steering of earlier layers already. Source: arXiv 2512.03661, its end-to-end variant.
+Both passes run with everything on. The control loss is a length, the other one a square: where
+source and target lie close together, a large gamma leaves nothing of the steering. A gate looks at
+what it scales: at activations that hold the steering of earlier layers already. Source: arXiv
+2512.03661, its end-to-end variant.
 
 What comes out is made of ordinary parts: `Affine` maps, under the gate `Probe` for the sigmoid.
 A rectifier has no upper bound, and a share has: there the map is an `Extrapolate`, whose strength
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 import torch
@@ -49,7 +52,7 @@ from steerlens.verbs import steer
 
 Kind = Literal["sigmoid", "relu"]
 _START = {"sigmoid": 0.0, "relu": 0.5}
-GAMMAS = (0.1, 1.0, 10.0)
+GAMMAS = (0.001, 0.01, 0.1, 1.0)
 """The weights of the control loss to try."""
 
 
@@ -59,8 +62,8 @@ class Config(Descent):
 
     gate: Kind = "sigmoid"
     """The gate's form."""
-    gamma: float = 1.0
-    """Weight of the control loss."""
+    gamma: float = 0.01
+    """Weight of the control loss. On Steerling and rudeness 0.1 and more left no steering."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError on another gate, or a weight below 0."""
@@ -85,6 +88,10 @@ class LiveGate(Combining):
         """Return the gate of each token."""
         score = dots(moment.x, self.weight / self.unit) + self.bias.to(moment.x.device)
         return torch.sigmoid(score) if self.kind == "sigmoid" else score.clamp_min(0)
+
+    def __repr__(self) -> str:
+        """Return its form."""
+        return f"live_gate({self.kind!r})"
 
     @classmethod
     def beside(cls, map: Live, kind: Kind) -> LiveGate:
@@ -174,10 +181,10 @@ def disturbance(
     batch: int,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """Return how far a steering moves control texts: |a' - a|_2, mean over tokens (BOS left out).
+    """Return how far a steering moves control texts: |a' - a|_2 / sqrt(d), mean over tokens.
 
-    Summed over hook points, each in its units. Of texts drawn at random; of all without a
-    generator.
+    Summed over hook points, each in its units; BOS is left out. Of texts drawn at random; of all
+    without a generator.
     """
     rows = drawn(len(control.encoded), batch, generator)
     moved, tokens = [], 0
@@ -192,9 +199,10 @@ def disturbance(
 
 
 def _length(change: Float[Tensor, "batch pos *unit"], mask: Mask) -> Float[Tensor, ""]:
-    """The summed length of the changes at the tokens in a mask."""
-    lengths: Tensor = change.float().flatten(2)[mask.to(change.device)].norm(dim=-1)
-    return lengths.sum()
+    """The summed length of the changes at the tokens in a mask, over the root of their entries."""
+    changes = change.float().flatten(2)[mask.to(change.device)]
+    total: Tensor = changes.norm(dim=-1).sum()
+    return total / sqrt(changes.shape[-1])
 
 
 def _parameters(map: Live, gate: LiveGate) -> tuple[Tensor, ...]:

@@ -53,6 +53,10 @@ class Live(Linear):
         """Return what the map adds."""
         return (self.weight - 1) * x + self.unit * self.bias
 
+    def __repr__(self) -> str:
+        """Return `live(...)` with its size."""
+        return f"live({self.weight.numel()} entries)"
+
     def settled(self) -> Affine:
         """Return the map as a value."""
         bias = (self.unit * self.bias).detach().cpu()

@@ -182,6 +182,11 @@ def changes(model: Any, edit: Edit) -> Iterator[tuple[Factors, Tensor]]:
         yield each, change if each.place[1] == "attn" else change[:, None]
 
 
+def units(weights: Tensor, factors: Factors) -> Tensor:
+    """The edited components' weights: (unit, d_in, d_model)."""
+    return weights[factors.units].reshape(*factors.reads.shape, -1)
+
+
 @pytest.mark.parametrize(("architecture", "host", "maker"), SCORED)
 def test_every_edit_moves_the_mean_output_toward_v(
     architecture: str, host: str, maker: str
@@ -228,7 +233,10 @@ def gain(architecture: str, layer: int, block: str) -> Tensor:
 @EACH_HOST
 @pytest.mark.parametrize("architecture", NORMED)
 def test_through_norms_the_stream_moves_along_the_direction(architecture: str, host: str) -> None:
-    """At a fixed scale: "exact" arrives as û alone, "steepest" furthest along û for its length."""
+    """At a fixed scale: "exact" arrives as û alone, "steepest" furthest along û for its length.
+
+    g has the sign of what the component's mean output does along û behind the norm.
+    """
     for maker in ("exact", "steepest"):
         model, edit = tiny(architecture, host), made(maker, architecture, host)
         for each, change in changes(model, edit):
@@ -239,6 +247,12 @@ def test_through_norms_the_stream_moves_along_the_direction(architecture: str, h
             share = along / moved.norm(dim=1)
             assert (float(share.min()) > 1 - 1e-5) == (maker == "exact")
             assert torch.equal(each.toward, UNIT)
+            outputs = torch.einsum("ui,uid->ud", mean, units(writer(model, each.place), each))
+            behind = (outputs * gain(architecture, *each.place)) @ UNIT
+            g = behind / outputs.norm(dim=1) / (gain(architecture, *each.place) * UNIT).norm()
+            torch.testing.assert_close(
+                edit.importance[each.place][each.units], g, atol=1e-4, rtol=1e-3
+            )
     found = {maker: made(maker, architecture, host).factors for maker in ("exact", "steepest")}
     for exact, steepest in zip(found["exact"], found["steepest"], strict=True):
         assert torch.equal(exact.units, steepest.units)

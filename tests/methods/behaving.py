@@ -81,7 +81,8 @@ def behaves(steering: sl.Steering, model: Any, path: Path, *, whole: bool = Fals
     moved = (logits(model, last) - base).abs().amax(1) > 0
     assert set(moved.nonzero().flatten().tolist()) <= set(ends.tolist())
     assert bool(moved.any())
-    other = sl.add(sl.Direction("blocks.0.hook_resid_post", torch.ones(base_width(model))), 0.3)
+    vector = torch.randn(int(model.cfg.d_model), generator=torch.Generator().manual_seed(1))
+    other = sl.add(sl.Direction("blocks.0.hook_resid_post", vector))
     assert close(logits(model, steering + other), logits(model, other + steering))
     assert not close(logits(model, steering + other), full)
     with torch.no_grad(), steering.trace(model) as trace:
@@ -92,7 +93,3 @@ def behaves(steering: sl.Steering, model: Any, path: Path, *, whole: bool = Fals
         assert isinstance(again, sl.Steering)
         assert repr(again) == repr(steering)
         assert torch.equal(logits(model, again), full)
-
-
-def base_width(model: Any) -> int:
-    return int(model.cfg.d_model)

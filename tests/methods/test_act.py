@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from behaving import behaves
 from by_hand import PROMPT, SETS, SOURCE, TARGET, logits, pooled, same_state, state
 from cases import EACH_HOST
 from models import D_MODEL, forward, tiny
@@ -207,26 +208,11 @@ def test_the_norm_before_the_mlp(host: str) -> None:
 
 @pytest.mark.host
 @EACH_HOST
-def test_it_is_a_steering_like_any_other(host: str) -> None:
+def test_it_is_a_steering_like_any_other(host: str, tmp_path: Path) -> None:
     model = tiny("llama", host)
     before = state(model)
-    steering = act.fit(model, SETS, act.Config(map="mean"), **QUIET)
-    with torch.no_grad():
-        base = forward(model, PROMPT)
-        with steering.when(0).on(model):
-            assert torch.equal(forward(model, PROMPT), base)
-        with steering.when(0.5).on(model):
-            half = forward(model, PROMPT)
-        with (0.5 * steering).on(model):
-            assert torch.equal(forward(model, PROMPT), half)
-        with (0.5 * steering + 0.25 * steering).on(model):
-            both = forward(model, PROMPT)
-        with (0.75 * steering).on(model):
-            torch.testing.assert_close(forward(model, PROMPT), both, **CLOSE)
-        with steering.where("last_prompt_token").trace(model) as trace:
-            forward(model, PROMPT)
-    assert trace.texts[0].share.shape[0] == 3
-    assert repr(pickle.loads(pickle.dumps(steering))) == repr(steering)
+    steering = act.fit(model, SETS, act.Config(sites=LAYERS[:2]), **QUIET)
+    behaves(steering, model, tmp_path / "act.safetensors")
     assert same_state(before, state(model))
     with pytest.raises(BadInputError, match="share from 0 to 1"):
         1.5 * steering

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.host,
     pytest.mark.filterwarnings("ignore:In `", "ignore:The gate of"),
 ]
-ON = [(name, host) for host in hosts() for name in ("gpt2", "llama", "gemma2")]
+ON = [*(("llama", host) for host in hosts()), ("gpt2", hosts()[0]), ("gemma2", hosts()[-1])]
 MODELS = pytest.mark.parametrize(("architecture", "host"), ON)
 QUIET: dict[str, Any] = dict(progress=False)
 SITES = {
@@ -101,7 +101,7 @@ def test_the_angle_is_set(architecture: str, host: str, adaptive: bool, tmp_path
     wanted = by_hand(model, dict.fromkeys(NAMES[host], change))
     assert close(logits(model, steering), wanted)
     assert not close(wanted, logits(model))
-    if architecture == "llama":
+    if architecture == "gpt2" and adaptive:
         behaves(steering, model, tmp_path / "kept")
 
 
@@ -130,7 +130,7 @@ def test_selective_turns_by_the_angle(architecture: str, host: str, tmp_path: Pa
     assert not close(wanted, logits(model))
     assert close(logits(model, steering >> found.selective(-angle)), logits(model))
     assert close(logits(model, 0.5 * steering), logits(model, found.selective(angle / 2)))
-    if architecture == "llama":
+    if architecture == "gpt2":
         behaves(steering, model, tmp_path / "kept")
 
 
@@ -177,7 +177,7 @@ def test_setting_the_angle_again_changes_nothing_and_angles_are_where_they_shoul
     model = tiny("llama", hosts()[-1])
     found = angular.plane(model, CONTRAST, angular.Config(sites=["resid_post"]), **QUIET)
     place = "blocks.1.hook_resid_post"
-    for angle in (0.0, 1.0, -2.5, pi):
+    for angle in (0.0, -2.5, pi):
         steering = found.angular(angle, adaptive=False).layers(1)
         with steering.on(model):
             h = stands(model, PROMPTS, [place])[place]
@@ -200,7 +200,7 @@ def test_pure_functions() -> None:
 
 def test_errors() -> None:
     model = tiny("gpt2", hosts()[0])
-    with pytest.raises(BadInputError, match=r"read the same at 'blocks\.0\.ln2"):
+    with pytest.raises(BadInputError, match=r"read the same at 'blocks\.0\.ln"):
         angular.fit(model, sl.Contrast(ROWS[:3], ROWS[:3]), **QUIET)
     with pytest.raises(BadInputError, match="would be read at"):
         completed: Any = [("good", " bad")]

@@ -318,6 +318,16 @@ def test_forms_of_a_gate(host: str, form: dict[str, bool]) -> None:
         assert trace.texts[0].gate[0, i, 0] == 0  # BOS
 
 
+@pytest.mark.host
+def test_a_hard_gate_opens_at_a_half() -> None:
+    gates = replace(found("gpt2", hosts()[0]), hard=True)
+    gate = gates[POINTS[0]]
+    w = gate.direction.vector.double()
+    logits = torch.tensor([-0.05, 0.05, 9.0], dtype=torch.float64)
+    x = (logits - gate.bias)[:, None] * w / (w @ w)
+    assert gates.signal(POINTS[0])(Moment(x[None])).tolist() == [[0, 1, 1]]
+
+
 @EACH_HOST
 @pytest.mark.host
 def test_gates_trained_on_tokens(host: str) -> None:

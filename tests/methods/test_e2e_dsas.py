@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from behaving import behaves
 from by_hand import (
     CONTROL,
     PROMPT,
@@ -92,7 +94,7 @@ def by_hand(model: Any, config: e2e_dsas.Config) -> dict[str, tuple[Tensor, ...]
                     for now, before in zip(control, original, strict=True)
                 ]
             ).mean()
-            / units[name]
+            / (units[name] * D_MODEL**0.5)
             for name in NAMES
         )
         loss = len(SOURCE) / len(NAMES) * (transport + config.gamma * retain)
@@ -114,7 +116,7 @@ def by_hand(model: Any, config: e2e_dsas.Config) -> dict[str, tuple[Tensor, ...]
 def test_three_steps_by_hand(architecture: str, host: str, gate: Any) -> None:
     """Both losses, their gradients through the network to maps and gates, and the logits."""
     model = tiny(architecture, host)
-    config = e2e_dsas.Config(sites=NAMES, steps=3, lr=0.3, gate=gate, gamma=0.3)
+    config = e2e_dsas.Config(sites=NAMES, steps=3, lr=0.3, gate=gate, gamma=2.0)
     found = by_hand(model, config)
     steering = e2e_dsas.fit(model, SETS, config, **QUIET)
     changes: dict[str, Any] = {}
@@ -143,8 +145,10 @@ def test_three_steps_by_hand(architecture: str, host: str, gate: Any) -> None:
 def some_parts(kind: Any) -> tuple[list[Live], list[LiveGate]]:
     """Live maps and gates, with gates well beyond 1 where they may be."""
 
+    dice = torch.Generator().manual_seed(11)
+
     def random(*shape: int) -> Tensor:
-        return 0.3 * torch.randn(shape, generator=DICE)
+        return 0.3 * torch.randn(shape, generator=dice)
 
     maps = [Live(1 + random(D_MODEL), random(D_MODEL), name, 1.7) for name in NAMES]
     gates = [LiveGate(random(D_MODEL), random() + 0.5, kind, 1.7) for _ in NAMES]
@@ -169,7 +173,7 @@ def test_the_trained_steering_is_the_training_forward(host: str, gate: Any) -> N
     with torch.no_grad(), settled.trace(model) as trace:
         assert torch.equal(forward(model, PROMPT), trained)
     highest = float(trace.texts[0].gate.max())
-    assert highest > 1 if gate == "relu" else 0 < highest < 1
+    assert highest > 1 if gate == "relu" else 0 < highest <= 1
     assert repr(pickle.loads(pickle.dumps(settled))) == repr(settled)
 
 
@@ -204,7 +208,7 @@ def test_the_control_loss_keeps_control_texts(host: str, gate: Any) -> None:
     model = tiny("llama", host)
     config = e2e_dsas.Config(sites=NAMES, steps=6, lr=0.3, gate=gate)
     off, last = [], []
-    for gamma in (0.0, 1.0):
+    for gamma in (0.0, 0.5):
         trained = e2e_dsas.train(model, SETS, replace(config, gamma=gamma), **QUIET)
         moves = []
         for row in CONTROL:
@@ -214,8 +218,7 @@ def test_the_control_loss_keeps_control_texts(host: str, gate: Any) -> None:
                     moves.append((forward(model, row[None]) - base).norm())
         off.append(float(torch.stack(moves).mean()))
         last.append(trained.course.losses)
-    print(off, last)
-    assert off[1] < 0.7 * off[0]
+    assert 0 < off[1] < 0.5 * off[0]
     assert not last[0]["control"].any()
     assert float(last[1]["control"][0]) == 0
     assert float(last[0]["transport"][-1]) < float(last[1]["transport"][-1])
@@ -244,7 +247,8 @@ def test_it_trains_as_lineas_does(host: str) -> None:
 
 def test_the_defaults() -> None:
     config, base = e2e_dsas.Config(), lineas.Config()
-    assert (config.gate, config.gamma, e2e_dsas.GAMMAS) == ("sigmoid", 1.0, (0.1, 1.0, 10.0))
+    assert (config.gate, config.gamma) == ("sigmoid", 0.01)
+    assert config.gamma in e2e_dsas.GAMMAS
     assert (config.lr, config.steps, config.batch) == (base.lr, base.steps, base.batch)
 
 
