@@ -94,7 +94,8 @@ def read(path: str | Path, kind: str, wanted: Any, model: Host | None = None) ->
         if not _fits(value, wanted):
             raise BadInputError(f"it holds {type(value).__name__}")
     except _BROKEN as error:
-        raise BadInputError(f"{path} is no whole {kind}: {error}.") from None
+        told = str(error).removesuffix(".")
+        raise BadInputError(f"{path} is no whole {kind}: {told}.") from None
     for source in unpacker.sources if model is not None else ():
         assert model is not None
         check_same_model(model, source, f"The {kind} in {path}")
@@ -193,6 +194,8 @@ class _Unpacker:
             return tree
         [(kind, held)] = tree.items()
         if kind == "tensor":
+            if held not in self.tensors:
+                raise BadInputError(f"its tensor {held!r} is missing")
             return self.tensors[held].clone()
         if kind == "float":
             return float(held)
@@ -228,6 +231,8 @@ _hints = cache(get_type_hints)
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of the type that a field's annotation asks for."""
     hint = _STRICT.get(hint, hint)
+    if hint is Any:
+        return True
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, each) for each in inner)
@@ -239,8 +244,9 @@ def _fits(value: Any, hint: Any) -> bool:
         listed = isinstance(value, origin) and not isinstance(value, str)
         return listed and all(_fits(each, inner[0]) for each in value)
     if origin is Mapping:
-        pairs = value.items() if isinstance(value, Mapping) else [(None, None)]
-        return all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in pairs)
+        pairs = value.items() if isinstance(value, Mapping) else ()
+        fitting = all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in pairs)
+        return isinstance(value, Mapping) and fitting
     if hint in (int, float):
         kinds = (int, float) if hint is float else int
         return isinstance(value, kinds) and not isinstance(value, bool)

@@ -337,7 +337,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "truth as number": (put("gate", {"signals.Constant": {"value": True}}), "bool cannot be"),
     "bare list": (put("reads", ["x"]), "no whole steering"),
     "two kinds at once": (put("gate", {**GATE, "signals.Decay": {}}), "no whole steering"),
-    "tensor missing": (lambda a, t: t.pop("0"), "no whole steering"),
+    "tensor missing": (lambda a, t: t.pop("0"), "its tensor '0' is missing"),
     "tensor unknown": (lambda a, t: as_direction(a).update(vector={"tensor": "9"}), "whole"),
     "tensor of integers": (lambda a, t: t.update({"0": torch.ones(2).long()}), "Tensor cannot be"),
     "tensor not finite": (lambda a, t: t.update({"0": torch.full((2,), torch.nan)}), "finite"),

@@ -32,7 +32,8 @@ class Descent:
 
     sites: HookNames | None = None
     """Where: a site, hook names or a filter; by default what the blocks write after their norms
-    (Gemma-2, OLMo-2), else `resid_post` of every layer."""
+    (Gemma-2, OLMo-2), else `resid_post` of every layer. On Llama and Qwen the papers hook the norm
+    before the MLP: `"ln2.hook_normalized"` is its output, but for the gain."""
     read: Positions = "everywhere"
     """Over which tokens responses are pooled."""
     positions: Positions = "everywhere"
@@ -140,8 +141,8 @@ def descend(
     """Train parameters in place, and return how it went.
 
     The steps are those of `scale` times the loss. `shrink(rate)` follows each. With `held_out`,
-    the parameters of its lowest value are left.
-    Raises BadInputError where the loss is not finite. Cost: `steps` losses and their gradients.
+    the parameters of its lowest value are left. Raises BadInputError where the loss is not finite.
+    Cost: `steps` losses and their gradients.
     """
     make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
     optimizer: torch.optim.Optimizer = make(list(parameters), lr=config.lr)

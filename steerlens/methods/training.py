@@ -182,10 +182,10 @@ def matchings(
     read = collect(
         model, items, list(names), config.read, max_examples=len(items), progress=progress
     )
-    units = {
-        name: float(read.norms[name].mean) / sqrt(x[0].numel()) if config.units == "rms" else 1.0
-        for name, x in read.examples.items()
-    }
+    units = dict.fromkeys(read.examples, 1.0)
+    if config.units == "rms":
+        for name, x in read.examples.items():
+            units[name] = float(read.norms[name].mean) / sqrt(x[0].numel()) or 1.0
     sources = split(sets.source, config.validation, config.seed)
     targets = split(range(len(items)), config.validation, config.seed)
     return [

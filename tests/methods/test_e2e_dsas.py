@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,15 +190,21 @@ def test_a_shut_gate_leaves_the_logits_bit_for_bit(host: str) -> None:
         base = forward(model, PROMPT)
         with pytest.warns(UserWarning, match="never opened"), steering.on(model):
             assert torch.equal(forward(model, PROMPT), base)
-        trained = e2e_dsas.fit(model, SETS, e2e_dsas.Config(sites=NAMES, steps=2, lr=0.05), **QUIET)
-        with trained.when(0).on(model):
-            assert torch.equal(forward(model, PROMPT), base)
-        with trained.on(model):
-            whole = forward(model, PROMPT)
-        with trained.when(0.5).on(model):
-            half = forward(model, PROMPT)
-    assert not torch.equal(whole, base)
-    assert not torch.equal(whole, half)
+
+
+@pytest.mark.host
+@EACH_HOST
+@BOTH
+def test_it_is_a_steering_like_any_other(host: str, gate: Any, tmp_path: Path) -> None:
+    """A rectified gate may be scaled beyond 1, a sigmoid one may not."""
+    model = tiny("llama", host)
+    config = e2e_dsas.Config(sites=NAMES, steps=2, lr=0.3, gate=gate, coeff=0.5)
+    steering = e2e_dsas.fit(model, SETS, config, **QUIET)
+    behaves(steering, model, tmp_path / "e2e.safetensors")
+    refused = pytest.raises(BadInputError, match="bound its gate")
+    with torch.no_grad(), nullcontext() if gate == "relu" else refused:
+        with (10 * steering).on(model):
+            forward(model, PROMPT)
 
 
 @pytest.mark.host
