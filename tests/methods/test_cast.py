@@ -257,7 +257,7 @@ def gates(model: Any, found: Condition, prompt: list[int]) -> Tensor:
 def test_decided_on_the_prompt_and_held_while_generating(host: str) -> None:
     model, steering = tiny("llama", host), 3 * fitted("llama", host)
     quiet = dict(max_new_tokens=3, do_sample=False, stop_at_eos=False, verbose=False)
-    by_gate = {opens(model, steering, prompt): prompt for prompt in (*CALLING, *OTHER)}
+    by_gate = {opens(model, steering, prompt): prompt for prompt in (*CALLING[:3], *OTHER[:3])}
     assert set(by_gate) == {True, False}
     for met, prompt in by_gate.items():
         tokens = torch.tensor([prompt])
