@@ -232,9 +232,11 @@ def main() -> None:
         model = host.load(arguments.given[0])
         behaviours = [in_stories(arguments.pairs, arguments.texts)]
     wanted = [each for each in behaviours if arguments.only in (None, each.name)]
-    results = {each.name: study(model, each) for each in wanted}
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(results) + "\n")
+    results = {}
+    for each in wanted:
+        results[each.name] = study(model, each)
+        if arguments.out:
+            Path(arguments.out).write_text(json.dumps(results) + "\n")
     report([results])
 
 

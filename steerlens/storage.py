@@ -76,8 +76,8 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     if not isinstance(about, dict) or "kind" not in about:
         raise BadInputError(f"{path} was not written by SteerLens: it holds tensors alone.")
     if about["kind"] != kind:
-        raise BadInputError(f"{path} holds a {about['kind']}, not a {kind}.")
-    if about.get("version", 0) > VERSION:
+        raise BadInputError(f"{path} holds {about['kind']!r}, and {kind!r} is wanted.")
+    if about.get("version", 0) not in range(VERSION + 1):
         raise BadInputError(
             f"{path} was written by a later SteerLens (layout {about['version']}, this one reads "
             f"up to {VERSION}). Install a newer one."

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/one-equation.md", "docs/evaluating.md", "docs/effects.md", "docs/editing.md")
+PAGES = (
+    "README.md",
+    "docs/one-equation.md",
+    "docs/evaluating.md",
+    "docs/effects.md",
+    "docs/editing.md",
+)
 
 
 def blocks(page: str) -> list[str]:

@@ -147,6 +147,7 @@ def candidates(
     for place in places:
         writable(model, *place)
     parts = components(model)
+    along = None if direction is None else aims(parts, direction, places)
     names = [check_hook_name(model, input_name(place)) for place in places]
     sides = [
         collect(
@@ -160,7 +161,6 @@ def candidates(
         )
         for side in _sides(contrast, paired_prompt)
     ]
-    along = None if direction is None else aims(parts, direction, places)
     found = []
     for place, name in zip(places, names, strict=True):
         positive, negative = (side[name].mean.float() for side in sides)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
-from models import D_HEAD, D_MODEL, N_HEADS, N_LAYERS, forward, padded, random_rows, tiny
+from models import D_HEAD, D_MODEL, N_HEADS, N_LAYERS, forward, hosts, padded, random_rows, tiny
 from torch import Tensor
 
 import steerlens as sl
@@ -26,6 +27,8 @@ NORMED = ("gemma2", "olmo2")
 TIED = ("gpt2", "gemma2")
 OFFSETS = ("gpt2", "pythia")
 """Attention has a b_O in the checkpoint."""
+ONE_HOST = pytest.mark.parametrize("host", hosts()[:1])
+"""For what does not depend on the host."""
 QUIET: dict[str, Any] = dict(do_sample=False, stop_at_eos=False, verbose=False)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import EACH, EACH_HOST, examples
-from edits import CONTRAST, MANY, READ, direction, inputs, made, read, sides, writer
+from cases import EACH_HOST, examples
+from edits import CONTRAST, MANY, ONE_HOST, READ, direction, inputs, made, read, sides, writer
 from hypothesis import strategies as st
 from models import N_LAYERS, tiny
 
@@ -93,7 +93,7 @@ def test_a_quantile_lies_between_0_and_1(quantile: float) -> None:
 
 
 @pytest.mark.host
-@EACH_HOST
+@ONE_HOST
 def test_a_type_switched_off_is_left_alone(host: str) -> None:
     model = tiny("llama", host)
     heads = steer2edit(model, CONTRAST, **{**MANY, "rho_mlp": None})
@@ -107,7 +107,8 @@ def test_a_type_switched_off_is_left_alone(host: str) -> None:
 
 
 @pytest.mark.host
-@EACH
+@EACH_HOST
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "olmo2"])
 def test_importance_and_factors_by_hand(architecture: str, host: str) -> None:
     """Without a direction: v is the mean difference of W x, g = cos(v, W μ), k ∝ W v."""
     model = tiny(architecture, host)
@@ -164,7 +165,7 @@ def predicting(model: Any, items: Any) -> torch.Tensor:
 
 
 @pytest.mark.host
-@EACH_HOST
+@ONE_HOST
 def test_relative_means_as_strong_as_the_component_is(host: str) -> None:
     found = candidates(tiny("llama", host), CONTRAST, progress=False)
     rule: dict[str, Any] = dict(rho_attn=0.1, rho_mlp=0.2, alpha=0.7)
@@ -175,7 +176,7 @@ def test_relative_means_as_strong_as_the_component_is(host: str) -> None:
 
 
 @pytest.mark.host
-@EACH_HOST
+@ONE_HOST
 def test_one_direction_serves_every_block_and_several_their_own(host: str) -> None:
     model = tiny("llama", host)
     one = candidates(model, CONTRAST, direction(), progress=False)

@@ -15,6 +15,7 @@ from edits import (
     MANY,
     MASK,
     NORMED,
+    ONE_HOST,
     PROMPTS,
     QUIET,
     STEERED,
@@ -28,12 +29,12 @@ from edits import (
     read,
     writer,
 )
-from models import ARCHITECTURES, N_LAYERS, cached_forward, hf, hosts, tiny
+from models import N_LAYERS, cached_forward, hf, hosts, tiny
 from torch import Tensor
 
 import steerlens as sl
 from steerlens.components import components
-from steerlens.editing import Edit, fold_gates, orthogonalise, thinkedit
+from steerlens.editing import Edit, fold_gates, thinkedit
 from steerlens.editing.factors import Factors
 from steerlens.editing.removing import removed
 from steerlens.errors import BadInputError
@@ -50,14 +51,17 @@ def close(first: Tensor, second: Tensor) -> bool:
 # Hooks and weights
 
 
-ONLY = {"thinkedit": ("gpt2", "llama", "olmo2"), "steepest": NORMED, "relative": ("gpt2", "gemma2")}
-"""Makers that are much like others on the rest."""
-MADE = [
-    (architecture, host, maker)
-    for architecture, host in PAIRS
-    for maker in MAKERS
-    if architecture in ONLY.get(maker, ARCHITECTURES)
-]
+ON = {
+    "gpt2": ("paper", "gates"),
+    "llama": ("exact", "relative"),
+    "qwen3": ("paper",),
+    "pythia": ("exact", "gates"),
+    "gemma2": ("paper", "steepest"),
+    "mistral": ("thinkedit",),
+    "olmo2": ("exact", "steepest", "thinkedit"),
+}
+"""Every maker, and every architecture; orthogonalisation is on all of them, below."""
+MADE = [(name, host, maker) for name, host in PAIRS for maker in ON[name]]
 SCORED = [each for each in MADE if each[2] in STEERED]
 
 
@@ -72,8 +76,8 @@ def test_law_7_hooks_are_weights(architecture: str, host: str, maker: str) -> No
     assert gap(logits(model), weights) > 0.1
 
 
-@EACH_HOST
-@pytest.mark.parametrize("maker", MAKERS)
+@ONE_HOST
+@pytest.mark.parametrize("maker", ["paper", "orthogonalise", "gates"])
 def test_law_7_of_multiples(host: str, maker: str) -> None:
     model, edit = tiny("gpt2", host), made(maker, "gpt2", host)
     found = []
@@ -86,7 +90,8 @@ def test_law_7_of_multiples(host: str, maker: str) -> None:
     assert torch.equal(found[-1], logits(model))
 
 
-@EACH
+@EACH_HOST
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma2"])
 def test_law_7_under_a_cache(architecture: str, host: str) -> None:
     model, edit = tiny(architecture, host), made("exact", architecture, host)
     tokens = PROMPTS[1][None]
@@ -110,7 +115,7 @@ def test_law_7_in_generation(host: str) -> None:
 
 
 @EACH_HOST
-@pytest.mark.parametrize("architecture", ["gpt2", "pythia", "qwen3", "gemma2", "olmo2"])
+@pytest.mark.parametrize("architecture", ["pythia", "gemma2"])
 def test_law_7_beside_a_steering_that_writes_z(architecture: str, host: str) -> None:
     """Edit hooks read z after every other writer there, whatever the order of the formula."""
     model, edit = tiny(architecture, host), made("exact", architecture, host)
@@ -120,20 +125,13 @@ def test_law_7_beside_a_steering_that_writes_z(architecture: str, host: str) -> 
         weights = logits(model)
     with (hooks + moved).on(model):
         assert close(logits(model), weights)
-    with (moved + hooks).on(model):
-        assert close(logits(model), weights)
     with moved.on(model), hooks.on(model):
         assert close(logits(model), weights)
 
 
 @EACH_HOST
-@pytest.mark.parametrize("architecture", ["gpt2", "gemma2"])
-def test_an_edit_of_one_host_runs_on_the_other(architecture: str, host: str) -> None:
-    """Norms go by other names there."""
-    model, edit = tiny(architecture, host), made("paper", architecture, hosts()[-1])
-    certificate = Edit(edit.factors).certify(model, PROMPTS)
-    assert certificate.holds, certificate
-    other = made("paper", architecture, host)
+def test_an_edit_of_one_host_is_that_of_the_other(host: str) -> None:
+    edit, other = made("paper", "gemma2", hosts()[-1]), made("paper", "gemma2", host)
     assert edit.frame()["component"].tolist() == other.frame()["component"].tolist()
 
 
@@ -144,10 +142,9 @@ def test_olmo_norms_are_found_by_each_hosts_name() -> None:
 
 
 @EACH_HOST
-@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
-def test_scaling_is_by_rows_too(architecture: str, host: str) -> None:
+def test_scaling_is_by_rows_too(host: str) -> None:
     """2 * edit is the steering of the edit times 2, and a batch may carry a strength a row."""
-    model, edit = tiny(architecture, host), made("exact", architecture, host)
+    model, edit = tiny("gemma2", host), made("exact", "gemma2", host)
     factors = [1.0, -1.0, 2.0]
     with (torch.tensor(factors) * edit.as_steering(model)).on(model), torch.no_grad():
         rows = model(TOKENS)
@@ -156,7 +153,7 @@ def test_scaling_is_by_rows_too(architecture: str, host: str) -> None:
             assert close(row[: len(prompt)], model(prompt[None])[0])
 
 
-@EACH_HOST
+@ONE_HOST
 def test_two_directions_in_front_of_one_norm_are_refused(host: str) -> None:
     """Hooks cannot add them up; weights can. Without a norm both do."""
     both = {
@@ -183,6 +180,11 @@ def changes(model: Any, edit: Edit) -> Iterator[tuple[Factors, Tensor]]:
     for each, old, new in zip(edit.factors, before, after, strict=True):
         change = (new - old)[each.units]
         yield each, change if each.place[1] == "attn" else change[:, None]
+
+
+def units(weights: Tensor, factors: Factors) -> Tensor:
+    """The edited components' weights: (unit, d_in, d_model)."""
+    return weights[factors.units].reshape(*factors.reads.shape, -1)
 
 
 @pytest.mark.parametrize(("architecture", "host", "maker"), SCORED)
@@ -231,7 +233,10 @@ def gain(architecture: str, layer: int, block: str) -> Tensor:
 @EACH_HOST
 @pytest.mark.parametrize("architecture", NORMED)
 def test_through_norms_the_stream_moves_along_the_direction(architecture: str, host: str) -> None:
-    """At a fixed scale: "exact" arrives as û alone, "steepest" furthest along û for its length."""
+    """At a fixed scale: "exact" arrives as û alone, "steepest" furthest along û for its length.
+
+    g has the sign of what the component's mean output does along û behind the norm.
+    """
     for maker in ("exact", "steepest"):
         model, edit = tiny(architecture, host), made(maker, architecture, host)
         for each, change in changes(model, edit):
@@ -242,6 +247,12 @@ def test_through_norms_the_stream_moves_along_the_direction(architecture: str, h
             share = along / moved.norm(dim=1)
             assert (float(share.min()) > 1 - 1e-5) == (maker == "exact")
             assert torch.equal(each.toward, UNIT)
+            outputs = torch.einsum("ui,uid->ud", mean, units(writer(model, each.place), each))
+            behind = (outputs * gain(architecture, *each.place)) @ UNIT
+            g = behind / outputs.norm(dim=1) / (gain(architecture, *each.place) * UNIT).norm()
+            torch.testing.assert_close(
+                edit.importance[each.place][each.units], g, atol=1e-4, rtol=1e-3
+            )
     found = {maker: made(maker, architecture, host).factors for maker in ("exact", "steepest")}
     for exact, steepest in zip(found["exact"], found["steepest"], strict=True):
         assert torch.equal(exact.units, steepest.units)
@@ -251,7 +262,7 @@ def test_through_norms_the_stream_moves_along_the_direction(architecture: str, h
         torch.testing.assert_close(steepest.writes, best / best.norm(), atol=1e-5, rtol=1e-4)
 
 
-@EACH_HOST
+@ONE_HOST
 def test_without_norms_both_ways_are_one(host: str) -> None:
     exact, steepest = (made(name, "llama", host) for name in ("exact", "steepest"))
     for one, other in zip(exact.factors, steepest.factors, strict=True):
@@ -283,12 +294,9 @@ def test_orthogonalised_writers_leave_nothing(architecture: str, host: str) -> N
     assert remains(model) > 0.3
     with edit.applied(model):
         assert remains(model) < 1e-4
-    half = orthogonalise(model, direction(), share=0.5)
-    with half.applied(model):
-        assert remains(model) > 0.05
 
 
-@EACH_HOST
+@ONE_HOST
 @pytest.mark.parametrize("architecture", NORMED)
 def test_the_direction_itself_would_not_do_through_norms(architecture: str, host: str) -> None:
     """û in place of γ ⊙ û: the mistake that tools of the field make."""
@@ -302,7 +310,7 @@ def test_the_direction_itself_would_not_do_through_norms(architecture: str, host
 
 
 @EACH_HOST
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "olmo2"])
+@pytest.mark.parametrize("architecture", ["gpt2", "olmo2"])
 def test_thinkedit_takes_it_from_the_heads_that_write_against_it(
     architecture: str, host: str
 ) -> None:
@@ -334,9 +342,9 @@ def test_thinkedit_takes_it_from_the_heads_that_write_against_it(
 
 
 @EACH_HOST
-@pytest.mark.parametrize("architecture", ["gpt2", "pythia"])
-def test_folded_gates_are_gates_at_z(architecture: str, host: str) -> None:
+def test_folded_gates_are_gates_at_z(host: str) -> None:
     """z' = gain * z + offset, by a plain hook."""
+    architecture = "gpt2"
     model, dice = tiny(architecture, host), torch.Generator().manual_seed(1)
     shape = (models.N_HEADS, models.D_HEAD[architecture])
     gains, offsets = (torch.randn(shape, generator=dice) for _ in range(2))
@@ -361,9 +369,9 @@ def test_folded_gates_are_gates_at_z(architecture: str, host: str) -> None:
 # Odd texts and hosts
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "olmo2"])
-def test_a_bridge_in_compatibility_mode(architecture: str) -> None:
+def test_a_bridge_in_compatibility_mode() -> None:
     """Its folded weights are edited like any others."""
+    architecture = "gpt2"
     model = models.build(architecture, "bridge")
     model.enable_compatibility_mode()
     for maker in ("paper", "orthogonalise"):
@@ -373,7 +381,7 @@ def test_a_bridge_in_compatibility_mode(architecture: str) -> None:
         assert certificate.change > 0.1
 
 
-@EACH_HOST
+@ONE_HOST
 def test_texts_of_every_kind(host: str) -> None:
     """One token, text, completions on some sides alone, chats; pads in one batch."""
     model = tiny("llama", host)
@@ -392,9 +400,8 @@ def test_texts_of_every_kind(host: str) -> None:
 @EACH_HOST
 def test_in_half_precision(host: str) -> None:
     """No more than 3 times the same unsteered model's own gap."""
-    for architecture in ("gpt2", "olmo2"):
-        model = models.build(architecture, host, torch.bfloat16)
-        own = gap(logits(model), logits(tiny(architecture, host)))
-        edit = 0.2 * MAKERS["exact"](model, architecture)
-        certificate = edit.certify(model, PROMPTS)
-        assert certificate.difference < 3 * own < 3 * certificate.change
+    model = models.build("gemma2", host, torch.bfloat16)
+    own = gap(logits(model), logits(tiny("gemma2", host)))
+    edit = 0.2 * MAKERS["exact"](model, "gemma2")
+    certificate = edit.certify(model, PROMPTS)
+    assert certificate.difference < 3 * own < 3 * certificate.change
