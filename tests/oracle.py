@@ -150,6 +150,7 @@ def picks(where: tuple[Any, ...], i: int, tokens: tuple[int, ...], prompt: int) 
         return tokens[i] in arguments
     return {
         "everywhere": True,
+        "every_token": True,
         "prompt": i < prompt,
         "generated": i >= prompt,
         "predicting": i >= prompt - 1,
