@@ -22,17 +22,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import pandas
 import torch
 from behaviours import TEST, VALIDATION, Behaviour, in_stories, in_world
 from pictures import photograph
+from tables import gains
 from tqdm import tqdm
 
 import steerlens as sl
 from steerlens import editing, host, views
 from steerlens.demo import load_model, world
 from steerlens.editing import Null
-from steerlens.statistics import band, holm, paired_difference, rank_among
+from steerlens.statistics import band, paired_difference, rank_among
 
 SLACK = 0.05
 """How far utility may fall on validation items, in points of accuracy (or nats a token)."""
@@ -155,7 +155,8 @@ def report(results: Sequence[dict[str, Any]]) -> None:
         scores = {m: torch.tensor([run[m]["attribute"] for run in runs]) for m in methods}
         kept = {m: torch.tensor([run[m]["utility"] for run in runs]) for m in methods}
         print(f"\n{name}: {len(runs)} models, {scores['none'].shape[1]} test items each")
-        print(pandas.DataFrame(_lines(scores, kept)).round(3).to_string(index=False))
+        utility = {m: float(each.mean()) for m, each in kept.items()}
+        print(gains(scores, utility=utility).to_string(index=False))
         lead = paired_difference(scores["steer2edit"], scores["steering"])
         low, high = lead.interval
         print(
@@ -164,22 +165,6 @@ def report(results: Sequence[dict[str, Any]]) -> None:
         _print_placebos([run for run in runs if "placebos" in run])
         for run in runs:
             print("; ".join(f"{m}: {run[m]['point']}" for m in methods[1:]), run.get("edit", ""))
-
-
-def _lines(scores: dict[str, torch.Tensor], kept: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """A line a method: score, gain over the unedited model, its interval, utility, each model."""
-    base = scores["none"]
-    gains = {m: paired_difference(each, base) for m, each in scores.items() if m != "none"}
-    corrected = dict(zip(gains, holm([each.p for each in gains.values()]), strict=True))
-    lines = []
-    for m, each in scores.items():
-        line = {"method": m, "score": float(each.mean()), "utility": float(kept[m].mean())}
-        if m in gains:
-            low, high = gains[m].interval
-            line |= {"gain": gains[m].mean, "low": low, "high": high, "Holm p": corrected[m]}
-            line["by model"] = ", ".join(f"{float(g):+.3f}" for g in (each - base).mean(1))
-        lines.append(line)
-    return lines
 
 
 def _print_placebos(runs: Sequence[dict[str, Any]]) -> None:

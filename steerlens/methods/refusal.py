@@ -35,9 +35,9 @@ from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.evaluation.metrics import kl
 from steerlens.host import Host, hook_name, provenance
+from steerlens.methods.ends import prompts_of
 from steerlens.methods.refusal_scores import (
     next_log_probs,
-    prompts_of,
     refusal_score,
     shared_end,
     token_ids,

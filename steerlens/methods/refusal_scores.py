@@ -17,7 +17,7 @@ from steerlens.evaluation.scoring import log_probs_at
 from steerlens.host import Host, device_of, need_tokenizer
 from steerlens.running import running
 from steerlens.steering import Steering
-from steerlens.text import Encoded, Item, batches, encode
+from steerlens.text import Encoded, batches
 
 _EPSILON = 1e-8
 
@@ -35,12 +35,6 @@ def shared_end(prompts: Sequence[Encoded]) -> int:
             break
         alike += 1
     return max(1, alike)
-
-
-def prompts_of(model: Host, items: Sequence[Item]) -> list[Encoded]:
-    """Return the items' prompts alone."""
-    every = (encode(model, item) for item in items)
-    return [Encoded(each.tokens[: each.prompt_length], each.prompt_length) for each in every]
 
 
 def token_ids(model: Host, tokens: Sequence[str | int]) -> list[int]:

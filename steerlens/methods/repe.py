@@ -20,16 +20,16 @@ why), a share c of the projection, and c = 1 where the paper has a number for ea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction, find_directions
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import Host, hook_name
+from steerlens.methods.ends import whole
 from steerlens.positions import Positions
 from steerlens.steering import Steering
-from steerlens.text import Item, encode
 from steerlens.transforms import Ablate, Add, KeepNorm, Piecewise, Transform
 from steerlens.verbs import steer
 
@@ -97,7 +97,7 @@ def fit(
         raise BadInputError("RepE reads differences of pairs; give a paired Contrast.")
     found = find_directions(
         model,
-        data if config.read is not None else _whole(model, data),
+        data if config.read is not None else _ended(model, data),
         "pca",
         hook_names=[hook_name("resid_post", layer) for layer in layers],
         positions="last_prompt_token" if config.read is None else config.read,
@@ -111,11 +111,7 @@ def fit(
     return steer(made, coeff=config.coeff, positions=config.positions)
 
 
-def _whole(model: Host, data: Contrast) -> Contrast:
+def _ended(model: Host, data: Contrast) -> Contrast:
     """The contrast with every text as all prompt, so that its last token is the prompt's."""
-
-    def taken(items: Sequence[Item]) -> list[Item]:
-        every = [encode(model, item) for item in items]
-        return [replace(each, prompt_length=len(each.tokens)) for each in every]
-
-    return Contrast(taken(data.positive), taken(data.negative), paired=data.paired)
+    sides = (whole(model, side) for side in (data.positive, data.negative))
+    return Contrast(*sides, paired=data.paired)

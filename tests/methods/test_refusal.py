@@ -15,7 +15,7 @@ from torch import Tensor
 
 import steerlens as sl
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.methods import refusal, refusal_scores
+from steerlens.methods import ends, refusal, refusal_scores
 from steerlens.methods.refusal import Candidate, Config
 from steerlens.text import Encoded
 
@@ -220,18 +220,18 @@ def test_words_and_ids() -> None:
 
 def test_prompts_and_their_ends() -> None:
     model = tiny("gpt2", hosts()[0])
-    both = refusal_scores.prompts_of(model, [("good bad", " sad"), "good bad"])
+    both = ends.prompts_of(model, [("good bad", " sad"), "good bad"])
     assert both[0] == both[1]
     assert len(both[0].tokens) == both[0].prompt_length == 3
     same = [Encoded((1, 5, 6), 3)] * 2
     assert refusal_scores.shared_end(same) == 2  # not BOS
     assert refusal_scores.shared_end([same[0], Encoded((1, 5, 7), 3)]) == 1
-    assert refusal_scores.shared_end(refusal_scores.prompts_of(model, list(ENDED))) == 2
+    assert refusal_scores.shared_end(ends.prompts_of(model, list(ENDED))) == 2
 
 
 def test_next_tokens_in_batches() -> None:
     model = tiny("llama", hosts()[-1])
-    prompts = refusal_scores.prompts_of(model, list(ROWS))
+    prompts = ends.prompts_of(model, list(ROWS))
     steering = sl.add(direction())
     with torch.no_grad(), steering.on(model):
         wanted = torch.stack([forward(model, row[None])[0, -1].log_softmax(-1) for row in ROWS])
