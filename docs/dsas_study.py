@@ -1,13 +1,14 @@
 r"""Gated against ungated steering: whole fronts of rudeness and of what unrelated text pays for it.
 
-    python docs/dsas_study.py run --out seed0.json                      Steerling
+    python docs/dsas_study.py run --out seed0.json                      Steerling's rudeness
+    python docs/dsas_study.py run --attribute sentiment --out happy0.json
     python docs/dsas_study.py run --folder SEED1 --out seed1.json       another training seed of it
     python docs/dsas_study.py stories STORIES --pairs sentiment.jsonl --texts stories.json \
         --out stories.json
     python docs/dsas_study.py report seed0.json seed1.json seed2.json   the tables, models pooled
 
-Every base steering has the same grid of λ with the gate and without. A point is the attribute of
-replies (polite ones; happy endings) and the log-probability of neutral text, half of it with the
+Every base steering has the same grid of λ with the gate and without. A point is the share of
+replies as wanted (not rude; happy) and the log-probability of neutral text, half of it with the
 words that mark the attribute; a front's volume is what its points dominate above the unsteered
 attribute and one nat a token below the unsteered log-probability. Seed 0, one thread, about half
 an hour a model.
@@ -155,6 +156,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["run", "stories", "report"])
     parser.add_argument("given", nargs="*", help="a folder of stories260K, or results to report on")
+    parser.add_argument("--attribute", default="rudeness", help="or sentiment")
     parser.add_argument("--folder", help="of another Steerling; by default the bundled one")
     parser.add_argument("--pairs", help="JSONL of happy and sad pairs")
     parser.add_argument("--texts", help="JSON list of stories")
@@ -166,7 +168,7 @@ def main() -> None:
         return
     if arguments.what == "run":
         model: Any = load_model(folder=arguments.folder)
-        setting = in_world()
+        setting = in_world(arguments.attribute)
     else:
         model = host.load(arguments.given[0])
         setting = in_stories(arguments.pairs, arguments.texts)

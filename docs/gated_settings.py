@@ -21,7 +21,7 @@ from steerlens.transforms import Affine, Extrapolate
 
 COEFFS = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5, 4.0)
 """λ, for every base, with a gate and without."""
-STEPS = 300
+STEPS = 100
 """Of LinEAS and of the joint training."""
 SHUFFLES = 5
 FIT, TEST = 96, 96
@@ -37,29 +37,27 @@ class Setting:
     measures: dict[str, Task]
 
 
-def in_world() -> Setting:
-    """Steerling's rudeness: replies to provocations, neutral text, answers in other tasks."""
+def in_world(attribute: str) -> Setting:
+    """Steerling's replies or stories: fewer rude ones, more happy ones; text without either."""
+    pole = "negative" if attribute == "rudeness" else "positive"
 
-    def polite(prompt: str, text: str) -> float | None:
-        label = world.judge("rudeness", prompt, text).label
-        return None if label == "unparsed" else float(label == "negative")
+    def wanted(prompt: str, text: str) -> float | None:
+        label = world.judge(attribute, prompt, text).label
+        return None if label == "unparsed" else float(label == pole)
 
-    pairs = world.contrast("rudeness", "fit", FIT)
-    sets = Sets(
-        source=[rude for rude, _ in pairs],
-        target=[kind for _, kind in pairs],
-        control=world.control("rudeness", "fit", FIT),
-    )
-    others = ("honesty", "fairness", "refusal")
-    items = [it for name in others for it in of_world(name, "test", TEST // 3).items]
+    pairs = world.contrast(attribute, "fit", FIT)
+    shown, other = ([pair[side] for pair in pairs] for side in (0, 1))
+    source, target = (shown, other) if pole == "negative" else (other, shown)
+    tasks = ("honesty", "fairness", "refusal")
+    items = [it for name in tasks for it in of_world(name, "test", TEST // 3).items]
     return Setting(
-        "rudeness",
-        sets,
+        attribute,
+        Sets(source, target, world.control(attribute, "fit", FIT)),
         {
             "attribute": Continuation(
-                "polite", world.prompts("rudeness", "test", TEST), polite, max_new_tokens=28
+                attribute, world.prompts(attribute, "test", TEST), wanted, max_new_tokens=28
             ),
-            "neutral text": Neutral("neutral", begun(world.control("rudeness", "test", TEST))),
+            "neutral text": Neutral("neutral", begun(world.control(attribute, "test", TEST))),
             "other tasks": MultipleChoice("others", items),
         },
     )

@@ -70,6 +70,10 @@ class Intervention:
         return f"{self.coeff!r}{gate} * {self.transform!r} @ {place}"
 
 
+MOST_SHOWN = 4
+"""Parts of a sum that its repr writes out."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Expressions that act together (all read the same h) or in turn (each sees the last)."""
@@ -78,9 +82,11 @@ class Group:
     in_turn: bool = False
 
     def __repr__(self) -> str:
-        """Return the parts with `+` or `>>` between."""
-        joint = " >> " if self.in_turn else " + "
-        return joint.join(f"({p!r})" if isinstance(p, Group) else repr(p) for p in self.parts)
+        """Return the parts with `+` or `>>` between; of more than four, the first three."""
+        shown = self.parts if len(self.parts) <= MOST_SHOWN else self.parts[: MOST_SHOWN - 1]
+        parts = [f"({p!r})" if isinstance(p, Group) else repr(p) for p in shown]
+        parts += [f"{len(self.parts) - len(shown)} more"] if len(shown) < len(self.parts) else []
+        return (" >> " if self.in_turn else " + ").join(parts)
 
 
 Expression = Intervention | Group

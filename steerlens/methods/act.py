@@ -36,7 +36,7 @@ from steerlens.contrast import Contrast
 from steerlens.errors import BadInputError
 from steerlens.host import HookNames, Host
 from steerlens.methods.data import Sets
-from steerlens.methods.transport import coupled, places, quantile
+from steerlens.methods.transport import check_share, coupled, places, quantile
 from steerlens.positions import Positions
 from steerlens.steering import Steering
 from steerlens.transforms import Affine
@@ -71,7 +71,8 @@ class Config:
     """Which tokens are steered."""
 
     def __post_init__(self) -> None:
-        """Raise BadInputError on an unknown map or support."""
+        """Raise BadInputError on an unknown map or support, or a strength that is no share."""
+        check_share(self.coeff)
         if self.map not in _LINES:
             raise BadInputError(f"AcT's map is one of {', '.join(_LINES)}; got {self.map!r}.")
         given = self.support

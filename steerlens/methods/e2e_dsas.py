@@ -63,7 +63,8 @@ class Config(Descent):
     gate: Kind = "sigmoid"
     """The gate's form."""
     gamma: float = 0.01
-    """Weight of the control loss. On Steerling and rudeness 0.1 and more left no steering."""
+    """Weight of the control loss. On Steerling and formality, after 24 steps, 0.1 left about a
+    third of the steering and 1 none."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError on another gate, or a weight below 0."""

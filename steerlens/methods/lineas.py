@@ -33,7 +33,7 @@ from steerlens.host import Host
 from steerlens.methods.data import Sets
 from steerlens.methods.descent import Descent, Trained, descend
 from steerlens.methods.training import Live, gradients, matchings
-from steerlens.methods.transport import places
+from steerlens.methods.transport import check_share, places
 from steerlens.steering import Steering
 from steerlens.verbs import steer
 
@@ -48,8 +48,9 @@ class Config(Descent):
     """Weight of their 2-norms, a hook point a group: layers are left alone (the paper's γ λG)."""
 
     def __post_init__(self) -> None:
-        """Raise BadInputError on weights below 0."""
+        """Raise BadInputError on weights below 0, and on a strength that is no share."""
         super().__post_init__()
+        check_share(self.coeff)
         if self.l1 < 0 or self.group < 0:
             raise BadInputError(f"l1 and group are 0 or more; got {self.l1} and {self.group}.")
 

@@ -235,7 +235,9 @@ def clear(model: Host, data: Contrast, config: Config = Config()) -> Contrast:
         tokens, others = (token_ids(model, each) for each in (config.tokens, config.others))
         scores = [refusal_score(next_log_probs(model, side), tokens, others) for side in sides]
         pairs = zip(sides, (scores[0] > 0, scores[1] < 0), strict=True)
-        sides = [[each for each, is_kept in zip(*pair, strict=True) if is_kept] for pair in pairs]
+        sides = [
+            tuple(each for each, is_kept in zip(*pair, strict=True) if is_kept) for pair in pairs
+        ]
     if min(map(len, sides)) < 2:
         raise BadInputError(
             f"The model begins {len(sides[0])} of {len(data.positive)} harmful prompts' replies "

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.components import Components
+from steerlens.errors import BadInputError
 from steerlens.host import HookNames, Host, check_written, hook_names
 
 Coupled = tuple[Float[Tensor, "step *unit"], Float[Tensor, "step *unit"], Float[Tensor, " step"]]
@@ -32,6 +33,14 @@ def places(model: Host, sites: HookNames | None) -> list[str]:
     for name in found:
         check_written(model, name)
     return found
+
+
+def check_share(coeff: float) -> None:
+    """Raise BadInputError on a strength outside of 0 to 1: before the fit, not after it."""
+    if not 0 <= coeff <= 1:
+        raise BadInputError(
+            f"The strength of a transport, coeff, is a share from 0 to 1; got {coeff}."
+        )
 
 
 def coupled(

@@ -248,6 +248,9 @@ def test_errors(host: str) -> None:
     for wrong in ((0.5, 0.5), (-0.1, 0.5), (0.2, 1.1)):
         with pytest.raises(BadInputError, match="the lower first"):
             act.Config(support=wrong)
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(BadInputError, match="share from 0 to 1"):
+            act.Config(coeff=share)
     for field, said in (("map", "linear, mean, gaussian"), ("support", "'paper' or 'all'")):
         config = act.Config()
         object.__setattr__(config, field, "cubic")  # past the tests' own check of types
