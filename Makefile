@@ -7,7 +7,7 @@ PINS := requirements/$(TL).txt
 HASH := $(shell cat $(PINS) pyproject.toml | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(HASH)
 
-.PHONY: demo test test-host lint types pictures install clean
+.PHONY: demo test test-host test-notebooks lint types pictures notebooks install clean
 
 demo: $(READY)
 	$(RUN) -m steerlens demo
@@ -18,15 +18,21 @@ test: $(READY)
 test-host: $(READY)
 	$(RUN) -m pytest -m host tests
 
+test-notebooks: $(READY)
+	$(RUN) -m pytest --override-ini addopts= --nbmake --nbmake-timeout 300 --quiet notebooks
+
 lint: $(READY)
-	$(RUN) -m ruff check steerlens tests docs conftest.py
-	$(RUN) -m ruff format --check steerlens tests docs conftest.py
+	$(RUN) -m ruff check steerlens tests docs notebooks conftest.py
+	$(RUN) -m ruff format --check steerlens tests docs notebooks conftest.py
 
 types: $(READY)
 	$(RUN) -m mypy
 
 pictures: $(READY)
 	$(RUN) docs/pictures.py
+
+notebooks: $(READY)
+	$(RUN) docs/notebooks.py
 
 install: $(READY)
 
