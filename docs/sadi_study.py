@@ -36,14 +36,14 @@ TASKS = (
     *("honesty", "sycophancy", "rudeness", "fairness"),
 )
 """The world's tasks of one concept, but for one that the model does without fault (brevity)."""
-FIT, VALIDATION, TEST = 150, 48, 96
-PLACEBOS = 10
+FIT, VALIDATION, TEST = 150, 32, 64
+PLACEBOS = 5
 KS: dict[sadi.Site, tuple[int, ...]] = {
-    "head": (1, 3, 6, 10),
-    "neuron": (5, 20, 100, 300),
-    "hidden": (2, 6, 12, 20),
+    "head": (3, 10),
+    "neuron": (20, 300),
+    "hidden": (6, 20),
 }
-STRENGTHS = (1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
+STRENGTHS = (1.5, 3.0, 10.0, 20.0)
 DELTAS = tuple(each - 1 for each in STRENGTHS)
 Option = tuple[str, sl.Steering, tuple[float, ...]]
 """A label, a steering, and the coefficients that it is tried at."""
@@ -72,10 +72,10 @@ def options(model: Any, contrast: sl.Contrast) -> Iterator[tuple[str, list[Optio
     def quiet(module: Any, config: Any) -> sl.Steering:
         return module.fit(model, contrast, config, progress=False)  # type: ignore[no-any-return]
 
-    alphas = (1.0, 3.0, 5.0, 10.0, 15.0)
-    yield "ITI", [(f"{k} heads", quiet(iti, iti.Config(k=k, alpha=1)), alphas) for k in (3, 6, 12)]
+    alphas = (1.0, 5.0, 10.0, 15.0)
+    yield "ITI", [(f"{k} heads", quiet(iti, iti.Config(k=k, alpha=1)), alphas) for k in (6, 12)]
     layers = range(model.cfg.n_layers)
-    coeffs = (0.5, 1.0, 2.0, 4.0)
+    coeffs = (1.0, 2.0, 4.0)
     yield "CAA", [(f"layer {n}", quiet(caa, caa.Config(layer=n)), coeffs) for n in layers]
     found = {}
     for site, ks in KS.items():
