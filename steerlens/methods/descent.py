@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import cos, pi
@@ -141,7 +142,7 @@ def descend(
     """Train parameters in place, and return how it went.
 
     The steps are those of `scale` times the loss. `shrink(rate)` follows each. With `held_out`,
-    the parameters of its lowest value are left. Raises BadInputError where the loss is not finite.
+    the parameters of its lowest value are left, with a warning where that is the start. Raises BadInputError where the loss is not finite.
     Cost: `steps` losses and their gradients.
     """
     make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
@@ -170,7 +171,14 @@ def descend(
             bar.update()
     steps = len(next(iter(kept.values())))
     losses = {part: torch.tensor(values) for part, values in kept.items()}
-    return Course(losses, watch.values, watch.best(steps), monotonic() - began)
+    best = watch.best(steps)
+    if best == 0:
+        warnings.warn(
+            f"{name}: on texts held out the loss never fell below its start, so what comes out is "
+            "what training started from. Are the sets told apart where it steers?",
+            stacklevel=3,
+        )
+    return Course(losses, watch.values, best, monotonic() - began)
 
 
 def _check(total: Tensor, step: int, config: Descent) -> None:

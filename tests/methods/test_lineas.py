@@ -106,6 +106,20 @@ def test_early_stopping_keeps_the_best() -> None:
     assert len(course.losses["loss"]) == 8
 
 
+def test_a_training_that_never_helped_says_so() -> None:
+    at = torch.zeros(1, requires_grad=True)
+    with pytest.warns(UserWarning, match="aim: on texts held out the loss never fell"):
+        course = descend(
+            [at],
+            lambda: {"loss": -at.sum()},
+            Descent(lr=1.0, steps=4, every=1),
+            held_out=lambda: float(at.abs()),
+            name="aim",
+            progress=False,
+        )
+    assert (float(at.detach()), course.kept) == (0.0, 0)
+
+
 def test_without_held_out_texts_it_runs_to_the_end() -> None:
     at = torch.zeros(1, requires_grad=True)
     config = Descent(lr=1.0, final=1.0, steps=5)
