@@ -142,8 +142,8 @@ def descend(
     """Train parameters in place, and return how it went.
 
     The steps are those of `scale` times the loss. `shrink(rate)` follows each. With `held_out`,
-    the parameters of its lowest value are left, with a warning where that is the start. Raises BadInputError where the loss is not finite.
-    Cost: `steps` losses and their gradients.
+    the parameters of its lowest value are left, with a warning where that is the start. Raises
+    BadInputError where the loss is not finite. Cost: `steps` losses and their gradients.
     """
     make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
     optimizer: torch.optim.Optimizer = make(list(parameters), lr=config.lr)
