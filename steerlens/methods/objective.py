@@ -126,7 +126,7 @@ def calibration_set(
     an option of the whole task.
 
     >>> from steerlens.demo.tasks import of_world
-    >>> len(calibration_set(model, of_world("rudeness", "fit", 48), 3, 2))
-    5
+    >>> len(calibration_set(model, of_world("rudeness", "fit", 16), 2, 2))
+    4
     """
     return task.part(balanced(answers(model, task).right[0], n_right, n_wrong, seed))

@@ -90,7 +90,7 @@ def adapt(
 
     >>> from steerlens.demo.tasks import of_world
     >>> basis = prior(model, {"good": contrast}, layers=[2], progress=False)
-    >>> examples = calibration_set(model, of_world("rudeness", "fit", 48), 2, 2)
+    >>> examples = calibration_set(model, of_world("rudeness", "fit", 16), 2, 2)
     >>> config = Config(search=Search("random", budget=4))
     >>> found = adapt(model, basis, examples, config, progress=False)
     >>> len(found.trials), found.best.value >= 0
