@@ -17,6 +17,7 @@ PAGES = (
     "docs/evaluating.md",
     "docs/effects.md",
     "docs/editing.md",
+    "docs/adapting.md",
 )
 
 
@@ -71,6 +72,16 @@ def test_the_page_editing_runs() -> None:
             exec(compile(block, f"{PAGES[4]}, block {number}", "exec"), names)
     assert "hooks and weights the same" in said.getvalue()
     assert "a fresh load gives the edited logits" in said.getvalue()
+
+
+@pytest.mark.host
+def test_the_page_adapting_runs() -> None:
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        for number, block in enumerate(blocks(PAGES[5])):
+            exec(compile(block, f"{PAGES[5]}, block {number}", "exec"), names)
+    assert "Adaptation(" in said.getvalue()
+    assert "prompts held out" in said.getvalue()
 
 
 def test_links_lead_somewhere() -> None:

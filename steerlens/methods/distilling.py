@@ -12,7 +12,8 @@ from torch import Tensor
 from steerlens.errors import BadInputError
 from steerlens.signals.routed import Head, Network, headed
 
-Layer = tuple[Float[Tensor, "after before"], Float[Tensor, " after"]]
+Layer = tuple[Tensor, Tensor]
+"""A matrix (after, before) and a bias (after)."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def fitted(
     mean, spread = x.mean(0), x.std(0)
     spread = torch.where(spread > 1e-6 * spread.max(), spread, 1.0)
     inputs = (x - mean) / spread
-    layers = _start([x.shape[1], *([hidden] if hidden else []), outputs], seed)
     wanted = table[labels]
     scale = float(wanted.abs().max().clamp_min(1e-6))
     # A caller's no_grad must not stop the fit, and inference_mode must not spoil it.
     with torch.inference_mode(False), torch.enable_grad():
+        layers = _start([x.shape[1], *([hidden] if hidden else []), outputs], seed)
         inputs, wanted = inputs.clone(), wanted.clone() / scale
         parameters = [each.requires_grad_() for layer in layers for each in layer]
         optimizer = torch.optim.Adam(parameters, lr=learning.lr)

@@ -14,7 +14,7 @@ Source: RISER (arXiv 2601.09269), by third parties' accounts; no code was read. 
 about 6 vectors, an MLP on the last prompt token, two heads, a combination fixed while decoding,
 supervised warm start, then reinforcement learning by the task's reward. Here: the supervised part
 alone. Reconstructed: sizes, losses and rates. Ours: the linear router, `softmax` and distillation;
-x is read where the first vector is added, so that one pass both routes and steers. The paper reads
+x is read just before the first vector is added, so that one pass both routes and steers. The paper reads
 the last layer, before it steers: that is `Router.for_prompts`, with a pass of its own.
 """
 
@@ -34,7 +34,7 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_name, layer_of
 from steerlens.methods.distilling import Learning, fitted, nearest_label, split
 from steerlens.methods.router import Router as Router
-from steerlens.methods.router import features
+from steerlens.methods.router import depth, features
 from steerlens.positions import Positions
 from steerlens.signals.routed import Head
 from steerlens.steering import Steering
@@ -85,7 +85,7 @@ class Config:
     """A router's choices."""
 
     reads: str | None = None
-    """The hook point that it looks at; by default the first that the basis is added at."""
+    """The hook point that it looks at; by default the input of the first block that is steered."""
     pool: Literal["last", "mean"] = "last"
     """The prompt's last token, or the mean over its tokens."""
     head: Head = "softmax"
@@ -127,11 +127,10 @@ def train(model: Host, data: Routes, config: Config = Config(), *, progress: boo
     """Fit a router, and tell how often it is right on prompts that it was not fitted on.
 
     Returns a router fitted on all prompts; `accuracy` is of another, fitted without those held out
-    (None where nothing is). Exact by the seed. Raises BadInputError where it would read above
-    the first place that it writes only when steered (`Router.steering`). Cost: a pass a prompt up
-    to the layer read, and a second or so.
+    (None where nothing is). Exact by the seed. Raises UnknownNameError on a hook point that is not
+    there. Cost: a pass a prompt up to the layer read, and a second or so.
     """
-    reads = hook_name(config.reads or first_written(data.basis))
+    reads = hook_name(config.reads or unsteered(data.basis))
     x, labels = _features(model, data, reads, config, progress)
     table = data.table()
     kept, held = split(labels, config.held_out, config.seed)
@@ -155,9 +154,24 @@ def train(model: Host, data: Routes, config: Config = Config(), *, progress: boo
     )
 
 
-def first_written(basis: Basis) -> str:
-    """Return the lowest hook point of a basis."""
-    return min(basis.vectors, key=lambda hook: layer_of(hook) or 0)
+def unsteered(basis: Basis) -> str:
+    """Return the highest point of the stream that a basis leaves unsteered, to read at.
+
+    The only hook point of a basis, whose own signals see it before it is written; else the input
+    of the first block that is written, or of the one before it.
+
+    >>> vectors = {f"blocks.{layer}.hook_resid_post": torch.eye(2) for layer in (3, 4)}
+    >>> unsteered(Basis(vectors))
+    'blocks.3.hook_resid_pre'
+    """
+    first = min(basis.vectors, key=depth)
+    layer = layer_of(first)
+    if len(basis.vectors) == 1 or layer is None:
+        return first
+    before = hook_name("resid_pre", layer)
+    if depth(before) == depth(first):
+        before = hook_name("resid_pre", max(0, layer - 1))
+    return before
 
 
 def _features(

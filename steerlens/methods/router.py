@@ -60,15 +60,16 @@ class Router:
     def steering(self) -> Steering:
         """Return the steering that reads the prompt and adds what the router says, in one pass.
 
-        Raises BadInputError where it would read above the first place that it writes: there the
-        prompt is no longer what it was fitted on.
+        Raises BadInputError where what it reads is written by then: that is no longer what it was
+        fitted on.
         """
-        first = min(self.basis.vectors, key=_depth)
-        if _depth(self.reads) > _depth(first):
+        first = min(self.basis.vectors, key=depth)
+        alone = list(self.basis.vectors) == [self.reads]
+        if depth(self.reads) >= depth(first) and not alone:
             raise BadInputError(
-                f"The router reads {self.reads!r}, and {first!r} is written before that. Take "
-                "for_prompts(model, prompts), which reads in a pass of its own, or fit with "
-                f"reads={first!r}."
+                f"The router reads {self.reads!r}, and {first!r} is steered by then. Take "
+                "for_prompts(model, prompts), which reads in a pass of its own, or fit with reads= "
+                "an earlier hook point."
             )
         return routed(self.basis, self.signals(), self.positions)
 
@@ -131,8 +132,8 @@ def features(
     return examples.flatten(1)
 
 
-def _depth(name: str) -> tuple[int, int]:
-    """Where in a pass a hook point stands."""
+def depth(name: str) -> tuple[int, int]:
+    """Return where in a pass a hook point stands, to compare with another's."""
     layer = layer_of(name)
     site, _ = split_name(name)
     return (-1 if layer is None else layer, ORDER.index(site) if site in ORDER else 0)

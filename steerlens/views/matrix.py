@@ -61,8 +61,9 @@ def matrix(
 
 
 def concepts(basis: Basis, *, title: str = "How the concepts lie together") -> View:
-    """Draw the cosine of each of a basis's vectors with each other, a mean over hook points; static.
+    """Draw the cosine of each concept with each other, a mean over hook points; static.
 
+    >>> import torch
     >>> basis = Basis({"hook_embed": torch.tensor([[1.0, 0.0], [3.0, 3.0]])}, ["joy", "fear"])
     >>> "joy, fear: 0.707" in concepts(basis).static
     True
@@ -83,6 +84,7 @@ def compositions(
 ) -> View:
     """Draw the change of each task's score under each composition; static.
 
+    >>> import torch
     >>> found = Effects(("joy",), ("a", "b"), torch.tensor([[0.5, 0.2]]), torch.tensor([0.4, 0.4]),
     ...                 ("accuracy", "accuracy"))
     >>> "joy, b: −0.2" in compositions(found).static
