@@ -14,8 +14,8 @@ Source: RISER (arXiv 2601.09269), by third parties' accounts; no code was read. 
 about 6 vectors, an MLP on the last prompt token, two heads, a combination fixed while decoding,
 supervised warm start, then reinforcement learning by the task's reward. Here: the supervised part
 alone. Reconstructed: sizes, losses and rates. Ours: the linear router, `softmax` and distillation;
-x is read just before the first vector is added, so that one pass both routes and steers. The paper reads
-the last layer, before it steers: that is `Router.for_prompts`, with a pass of its own.
+x is read just before the first vector is added, so that one pass both routes and steers. The paper
+reads the last layer, before it steers: that is `Router.for_prompts`, with a pass of its own.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ HOOKS = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
 QUIET: dict[str, Any] = dict(progress=False)
 ONE_HOST = pytest.mark.parametrize("host", hosts()[:1])
 DICE = torch.Generator().manual_seed(0)
+FEW = Learning(steps=20)
 HEADS = ("linear", "softmax", "gated")
 LABELLED = {"a": random_rows([5, 6, 7, 4], seed=4), "b": random_rows([6, 5, 4, 8], seed=5)}
 WEIGHTS = {"a": [1.0, 0.0, -2.0], "b": [0.0, 1.5, 0.5]}
@@ -83,7 +84,7 @@ def test_a_planted_rule_is_recovered(head: Any, hidden: int | None) -> None:
     x[:, 0] += 6 * labels
     x = x * torch.tensor([1.0, 100.0, 1e-2, 1.0, 1.0, 0.0]) + 3.0
     table = torch.tensor([[40.0, 0.0, -80.0], [0.0, 60.0, 20.0]])
-    learning = Learning(steps=400, decay=1e-4)
+    learning = Learning(steps=120, lr=0.1, decay=1e-4)
     network = fitted(x, labels, table, head, hidden, learning)
     off = (network.weights(x) - table[labels]).abs().mean()
     assert float(off) < 12.0
@@ -109,7 +110,7 @@ def test_split_keeps_one_of_each_label() -> None:
 def test_a_routed_steering_by_hand(pool: Any, host: str) -> None:
     """What is read of the prompt, through the network, times the vectors, at each hook point."""
     model = tiny("gpt2", host)
-    config = riser.Config(pool=pool, positions="everywhere", hidden=4, head="gated")
+    config = riser.Config(pool=pool, positions="everywhere", hidden=4, head="gated", learning=FEW)
     router = riser.train(model, routes(), config, **QUIET)
     assert router.reads == "blocks.1.hook_resid_pre"
     weights = []
@@ -137,7 +138,7 @@ def test_a_routed_steering_by_hand(pool: Any, host: str) -> None:
 @EACH_HOST
 def test_it_behaves_and_a_file_gives_equal_logits(host: str, tmp_path: Path) -> None:
     model = tiny("llama", host)
-    config = riser.Config(positions="everywhere")
+    config = riser.Config(positions="everywhere", learning=FEW)
     steering = riser.fit(model, routes(), config, **QUIET)
     behaves(steering, model, tmp_path / "router.safetensors")
     again: Any = sl.load(tmp_path / "router.safetensors", model)
@@ -151,7 +152,7 @@ def test_it_behaves_and_a_file_gives_equal_logits(host: str, tmp_path: Path) -> 
 def test_weights_are_held_from_the_prompt_on(host: str) -> None:
     """A longer completion changes nothing: the router saw the prompt alone."""
     model = tiny("gpt2", host)
-    config = riser.Config(positions="everywhere")
+    config = riser.Config(positions="everywhere", learning=FEW)
     steering = riser.fit(model, routes(), config, **QUIET)
     text = torch.tensor([[1, 9, 12, 5, 20, 30, 7]])
     with steering.on(model, prompt_lengths=[4]):
@@ -171,19 +172,19 @@ def test_labels_name_vectors_and_how_often_it_is_right(host: str) -> None:
     ends = {name: [[1, 9 + i, 8, token] for i in range(8)] for name, token in (("x", 5), ("z", 6))}
     data = riser.Routes(basis(), ends)
     assert data.table().tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-    router = riser.train(model, data, riser.Config(), **QUIET)
+    router = riser.train(model, data, riser.Config(learning=Learning(60)), **QUIET)
     assert (router.accuracy, router.held_out) == (1.0, 4)
     assert "100% right on 4 prompts held out" in repr(router)
     assert "1 * x" in router._repr_html_()
-    none = riser.train(model, data, riser.Config(held_out=0.0), **QUIET)
+    none = riser.train(model, data, riser.Config(held_out=0.0, learning=FEW), **QUIET)
     assert none.accuracy is None
     deep = none
     for reads in ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post"):
-        deep = riser.train(model, data, riser.Config(reads=reads), **QUIET)
+        deep = riser.train(model, data, riser.Config(reads=reads, learning=FEW), **QUIET)
         with pytest.raises(BadInputError, match="for_prompts"):
             deep.steering()
     alone = riser.Routes(basis().at("blocks.1.hook_resid_post"), ends)
-    single = riser.train(model, alone, riser.Config(positions="everywhere"), **QUIET)
+    single = riser.train(model, alone, riser.Config(positions="everywhere", learning=FEW), **QUIET)
     assert single.reads == "blocks.1.hook_resid_post"
     assert close(
         logits(model, single.steering()), logits(model, single.for_prompts(model, PROMPTS))
