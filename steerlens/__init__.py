@@ -2,7 +2,7 @@
 
 >>> import steerlens as sl
 
-`sl.views` and `sl.demo` are imported when they are first used.
+`sl.methods`, `sl.views` and `sl.demo` are imported when they are first used.
 """
 
 from importlib import import_module
@@ -44,6 +44,6 @@ from steerlens.verbs import steer as steer
 
 def __getattr__(name: str) -> ModuleType:
     """Import the rooms that a first import leaves out."""
-    if name in ("demo", "views"):
+    if name in ("demo", "methods", "views"):
         return import_module(f"steerlens.{name}")
     raise AttributeError(f"module 'steerlens' has no attribute {name!r}")

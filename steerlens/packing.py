@@ -60,7 +60,7 @@ def known() -> dict[str, type]:
         and issubclass(each, tuple(_STRICT.values()))
         and each not in OPAQUE
     ]
-    return {_called(each): each for each in (*found, Phrase, *parts)}
+    return {_called(each): each for each in (*found, Phrase, signals.Network, *parts)}
 
 
 def _called(kind: type) -> str:

@@ -1,9 +1,9 @@
-"""A steering with values a row, at some of the rows that it was made for."""
+"""A steering with values a row, at some of its rows; and steerings that are rows of one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -18,6 +18,35 @@ from steerlens.transforms.exchange import Stored
 from steerlens.transforms.transform import Linear
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, repr=False)
+class Family:
+    """Steerings that differ in their numbers alone: one steering with values a row, a row each.
+
+    What scores items runs all members as rows of one pass (law 11): give it a family in place of
+    a steering, and a coefficient for each member.
+
+    >>> family = Family(sl.add(directions["resid_post", 2], coeff=[0.0, 1.0, 4.0]), 3)
+    >>> family.over(2).interventions[0].coeff.values
+    tensor([0., 0., 1., 1., 4., 4.])
+    """
+
+    steering: Steering
+    size: int
+
+    def over(self, rows: int) -> Steering:
+        """Return the steering of a batch that is repeated for every member in turn.
+
+        Raises BadInputError where values are not one a member.
+        """
+        return at_rows(
+            self.steering, [m for m in range(self.size) for _ in range(rows)], 1, self.size
+        )
+
+    def __repr__(self) -> str:
+        """Return the size and the steering."""
+        return f"Family({self.size} times {self.steering!r})"
 
 
 def at_rows(steering: Steering, rows: Sequence[int], times: int, total: int) -> Steering:

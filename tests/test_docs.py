@@ -17,6 +17,7 @@ PAGES = {
     "docs/effects.md": ["logit of the first answer above the second", "L2H7"],
     "docs/editing.md": ["hooks and weights the same", "a fresh load gives the edited logits"],
     "docs/methods.md": ["6 of 6 hook points kept", "Condition(score at"],
+    "docs/adapting.md": ["Adaptation(", "prompts held out"],
 }
 """What each page prints, among other things."""
 
@@ -46,6 +47,16 @@ def test_the_page_runs(page: str) -> None:
             exec(compile(block, f"{page}, block {number}", "exec"), names)
     for words in PAGES[page]:
         assert words in said.getvalue()
+
+
+@pytest.mark.host
+def test_the_page_adapting_runs() -> None:
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        for number, block in enumerate(blocks(PAGES[5])):
+            exec(compile(block, f"{PAGES[5]}, block {number}", "exec"), names)
+    assert "Adaptation(" in said.getvalue()
+    assert "prompts held out" in said.getvalue()
 
 
 def test_links_lead_somewhere() -> None:

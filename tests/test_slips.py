@@ -40,6 +40,12 @@ s.Probe(d) > s.Probe(d)                             #> compared with a number
 s.OfPrompt(s.Probe(d), "max")                       #> 'mean' or 'last'
 s.Latch("x")                                        #> no coefficient and no gate
 at.prompt and at.first(2)                           #> neither true nor false
+sl.methods.steer2adapt.Search("randm")              #> 'random'
+sl.methods.steer2adapt.prior(m, {"a": 1}, norm="u") #> 'unit'
+sl.methods.steer2adapt.adapt(m, b, ["good"])        #> list of Choice
+sl.methods.riser.Config(pool="max")                 #> 'last' or 'mean'
+s.Network(torch.ones(2, 3), torch.ones(3))          #> do not fit together
+s.Routed(s.Network(torch.ones(2, 3), torch.ones(2)), 2) #> no weight 2
 sl.add(d, positions=[1, 2])                         #> index\\(1\\) | index\\(2\\)
 sl.add(d, positions=True)                           #> are no positions
 sl.add(d, positions="good")                         #> matching

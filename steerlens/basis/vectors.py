@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from steerlens.cards import count, number
@@ -105,11 +105,12 @@ class Vectors:
         >>> basis.compose({"joy": 2, "fear": -0.5})
         Direction('2 * joy - 0.5 * fear', blocks.0.hook_resid_post, d=2, |v|=2.06)
         """
-        each = self._weights(weights)
+        each = self.weights(weights)
         sums = {hook: torch.tensordot(each, v.double(), 1) for hook, v in self.vectors.items()}
         return self._direction(sums, _sum_name(self.labels, each.tolist()))
 
-    def _weights(self, weights: Weights) -> Tensor:
+    def weights(self, weights: Weights) -> Float64[Tensor, " k"]:
+        """Return one weight a vector, from numbers or by label. Raises as `compose` does."""
         if isinstance(weights, Mapping):
             by_index = {self._index(label): weight for label, weight in weights.items()}
             weights = [by_index.get(i, 0.0) for i in range(len(self))]

@@ -14,6 +14,7 @@ from steerlens.errors import BadInputError
 from steerlens.evaluation.scoring import token_log_probs
 from steerlens.evaluation.tasks import Scores, filled, one_of, taken
 from steerlens.host import Host
+from steerlens.rows import Family
 from steerlens.steering import Steering
 from steerlens.text import Encoded, Item, Prompt, encode
 
@@ -105,10 +106,13 @@ class MultipleChoice:
     def option_log_probs(
         self,
         model: Host,
-        steering: Steering | None = None,
+        steering: Steering | Family | None = None,
         coeffs: Sequence[float] = (1.0,),
     ) -> list[Float[Tensor, "coeff _option"]]:
-        """Return the log-probability of each item's options in nats, by length where asked."""
+        """Return the log-probability of each item's options in nats, by length where asked.
+
+        Of a family of steerings each coefficient multiplies its own member.
+        """
         asked = [(item.prompt, option) for item in self.items for option in item.options]
         found = token_log_probs(model, asked, steering, coeffs, batch_tokens=self.batch_tokens)
         each = torch.stack(
@@ -119,7 +123,7 @@ class MultipleChoice:
     def scores(
         self,
         model: Host,
-        steering: Steering | None = None,
+        steering: Steering | Family | None = None,
         coeffs: Sequence[float] = (1.0,),
         *,
         seed: int = 0,

@@ -16,6 +16,7 @@ from steerlens.errors import BadInputError
 from steerlens.evaluation.metrics import entropy, kl
 from steerlens.host import Host, device_of
 from steerlens.passes import telling
+from steerlens.rows import Family
 from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Batch, Encoded, Item, batches, encode
@@ -44,7 +45,7 @@ def perplexity(model: Host, items: Sequence[Item], *, batch_tokens: int = 2048) 
 
 def divergence(
     model: Host,
-    steering: Steering,
+    steering: Steering | Family,
     items: Sequence[Item],
     coeffs: Sequence[float] = (1.0,),
     *,
@@ -52,7 +53,8 @@ def divergence(
 ) -> Float[Tensor, "coeff item"]:
     """Return KL(base || steered) in nats, mean over each item's completion tokens.
 
-    Every coefficient multiplies the steering; all run as rows of one steered pass. Give base
+    Every coefficient multiplies the steering, or its own member of a family; all run as rows of
+    one steered pass. Give base
     completions as items to price a steering where the base model would have gone. Cost: one
     forward pass an item, and one more for each coefficient.
     """
@@ -62,7 +64,7 @@ def divergence(
 
 def token_divergences(
     model: Host,
-    steering: Steering,
+    steering: Steering | Family,
     items: Sequence[Item],
     coeffs: Sequence[float] = (1.0,),
     *,
@@ -114,7 +116,7 @@ def token_entropies(
 def token_log_probs(
     model: Host,
     items: Sequence[Item],
-    steering: Steering | None = None,
+    steering: Steering | Family | None = None,
     coeffs: Sequence[float] = (1.0,),
     *,
     batch_tokens: int = 2048,
@@ -122,7 +124,8 @@ def token_log_probs(
     """Return the log-probability in nats of every token of each item's completion.
 
     Their sum is the log-probability of the completion, their mean the length-normalised one.
-    Every coefficient multiplies the steering; without one, all rows are the base model's. Raises
+    Every coefficient multiplies the steering; without one, all rows are the base model's. Of a
+    family each coefficient multiplies its own member. Raises
     as `token_divergences` does. Cost: one forward pass for each coefficient and text before a
     last token, so that answers of one token after the same prompt share a pass.
 
@@ -200,7 +203,7 @@ def _completed(model: Host, items: Sequence[Item]) -> list[Encoded]:
 
 def _steered_log_probs(
     model: Host,
-    steering: Steering | None,
+    steering: Steering | Family | None,
     coeffs: Sequence[float],
     batch: Batch,
     mask: Bool[Tensor, "batch pos"],
@@ -209,9 +212,20 @@ def _steered_log_probs(
     if steering is None:
         return log_probs_at(model, batch, mask).expand(len(coeffs), -1, -1)
     scale = torch.tensor(coeffs).repeat_interleave(len(batch.tokens))
+    if isinstance(steering, Family):
+        steering = _members(steering, coeffs).over(len(batch.tokens))
     with running((steering * scale).expression, model, may_miss=True):
         found = log_probs_at(model, repeated(batch, len(coeffs)), mask.repeat(len(coeffs), 1))
     return found.reshape(len(coeffs), -1, found.shape[1])
+
+
+def _members(family: Family, coeffs: Sequence[float]) -> Family:
+    """The family. Raises BadInputError unless there is a coefficient for each member."""
+    if len(coeffs) != family.size:
+        raise BadInputError(
+            f"{len(coeffs)} coefficients are given for {family.size} steerings. Give one each."
+        )
+    return family
 
 
 def log_probs_at(

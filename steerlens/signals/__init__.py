@@ -20,6 +20,8 @@ from steerlens.signals.gates import Relu as Relu
 from steerlens.signals.moment import Memory as Memory
 from steerlens.signals.moment import Moment as Moment
 from steerlens.signals.projected import ProjectedCosine as ProjectedCosine
+from steerlens.signals.routed import Network as Network
+from steerlens.signals.routed import Routed as Routed
 from steerlens.signals.signal import At as At
 from steerlens.signals.signal import Combining as Combining
 from steerlens.signals.signal import Constant as Constant

@@ -16,6 +16,7 @@ from steerlens.transforms.norms import AddBeforeNorm as AddBeforeNorm
 from steerlens.transforms.norms import KeepNorm as KeepNorm
 from steerlens.transforms.rotation import Rotate as Rotate
 from steerlens.transforms.rotation import RotateTo as RotateTo
+from steerlens.transforms.shift import Shift as Shift
 from steerlens.transforms.sides import Piecewise as Piecewise
 from steerlens.transforms.transform import Linear as Linear
 from steerlens.transforms.transform import Scaled as Scaled

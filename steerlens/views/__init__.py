@@ -4,6 +4,8 @@ Every function takes plain data (strings, sequences, arrays or tensors) and retu
 which shows itself in a notebook, is saved as one offline page, or becomes part of one.
 """
 
+from steerlens.views.adapting import shares as shares
+from steerlens.views.adapting import trajectory as trajectory
 from steerlens.views.attention import attention as attention
 from steerlens.views.bars import Bar as Bar
 from steerlens.views.bars import bars as bars
@@ -21,6 +23,9 @@ from steerlens.views.fronts import fronts as fronts
 from steerlens.views.looks import looked as looked
 from steerlens.views.looks import rests_on as rests_on
 from steerlens.views.maps import head_map as head_map
+from steerlens.views.matrix import compositions as compositions
+from steerlens.views.matrix import concepts as concepts
+from steerlens.views.matrix import matrix as matrix
 from steerlens.views.page import HasHtml as HasHtml
 from steerlens.views.page import Html as Html
 from steerlens.views.page import View as View

@@ -1,0 +1,235 @@
+r"""Composition of a domain's concepts against every baseline, on twelve tasks of two domains.
+
+    python docs/adapt_study.py run --out seed0.json                      Steerling
+    python docs/adapt_study.py run --folder SEED1 --out seed1.json       another training seed of it
+    python docs/adapt_study.py report seed0.json seed1.json seed2.json   the tables, models pooled
+    python docs/adapt_study.py curves --out curves.json                  examples and budget
+
+Each task gives 12 examples, 6 that the model gets right and 6 that it gets wrong, in five draws.
+Every method sees the same examples and has 50 candidates, chosen by the same objective; figures are
+accuracies on test items. Seed 0, one thread, about 40 minutes a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+from tables import gains
+from tqdm import tqdm
+
+import steerlens as sl
+from steerlens.demo import load_model, world
+from steerlens.demo.tasks import of_world
+from steerlens.evaluation import Choice, MultipleChoice, Neutral
+from steerlens.methods import steer2adapt
+from steerlens.methods.steer2adapt import Search
+from steerlens.statistics import paired_difference
+
+HOME = {
+    **dict.fromkeys(("carefulness", "literalness", "optimism", "formality"), "reasoning"),
+    "brief_care": "reasoning",
+    **dict.fromkeys(("refusal", "honesty", "sycophancy", "rudeness", "fairness"), "safety"),
+    **dict.fromkeys(("polite_refusal", "casual_truth"), "safety"),
+}
+"""The tasks, each with the domain whose basis is its own; brevity is without fault already."""
+DRAWS, POOL, TEST, FIT = 5, 96, 64, 96
+BUDGET = 50
+SHOTS = 2
+"""How many of the examples stand before a prompt in context: more do not fit every task."""
+CURVED = ("refusal", "fairness", "polite_refusal")
+Found = sl.Steering | None
+
+
+def concepts(model: Any, domain: str) -> sl.Basis:
+    """The basis of a domain: its five concepts."""
+    named = [each for each, home in world.CONCEPTS.items() if home == domain]
+    pairs = {each: sl.Contrast.from_pairs(world.contrast(each, "fit", FIT)) for each in named}
+    return steer2adapt.prior(model, pairs, name=domain, progress=False)
+
+
+def noise(like: sl.Basis, seed: int) -> sl.Basis:
+    """As many random vectors, of the same lengths."""
+    dice = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for hook, vectors in like.vectors.items():
+        rows = torch.randn(vectors.shape, generator=dice)
+        rows = rows / rows.flatten(1).norm(dim=1)[:, None]
+        drawn[hook] = rows * vectors.flatten(1).norm(dim=1)[:, None]
+    labels = [f"random {i}" for i in range(len(like))]
+    return sl.Basis(drawn, labels=labels, name="random")
+
+
+def searched(model: Any, basis: sl.Basis, examples: MultipleChoice, search: Search) -> Found:
+    """What a search over a basis finds, or None where nothing gains."""
+    config = steer2adapt.Config(search=search)
+    found = steer2adapt.adapt(model, basis, examples, config, progress=False)
+    return found.steering if found.gained else None
+
+
+def single(model: Any, basis: sl.Basis, examples: MultipleChoice) -> Found:
+    """The best of single concepts, each at as many weights as the budget has for it."""
+    base = steer2adapt.answers(model, examples)
+    weights = torch.linspace(-3, 3, BUDGET // len(basis))
+    candidates = torch.cat([weights[:, None] * row for row in torch.eye(len(basis))])
+    family = steer2adapt.family(basis, candidates)
+    value = steer2adapt.objective(steer2adapt.answers(model, examples, family), base).value
+    if not float(value.max()) > 0:
+        return None
+    return steer2adapt.composed(basis, candidates[int(value.argmax())].tolist())
+
+
+def task_vector(model: Any, examples: MultipleChoice) -> sl.Basis:
+    """The mean difference of right and wrong answers to the examples, at the same layers."""
+    pairs = [
+        ((it.prompt, it.options[it.right[0]]), (it.prompt, it.options[it.wrong[0]]))
+        for it in examples.items
+    ]
+    contrast = sl.Contrast.from_pairs(pairs)
+    return steer2adapt.prior(model, {"task": contrast}, name="task vector", progress=False)
+
+
+def in_context(task: MultipleChoice, examples: MultipleChoice) -> MultipleChoice:
+    """The task with answered examples before each prompt."""
+    shown = " ".join(f"{it.prompt}{it.options[it.right[0]]}" for it in examples.items[:SHOTS])
+    items = [Choice(f"{shown} {it.prompt}", it.options, it.right) for it in task.items]
+    return replace(task, items=items)
+
+
+def one_draw(
+    model: Any, bases: dict[str, sl.Basis], name: str, draw: int, test: MultipleChoice
+) -> dict[str, Any]:
+    """Every method's scores on test items, fitted on one draw of examples."""
+    pool = of_world(name, "fit", POOL, seed=draw)
+    examples = steer2adapt.calibration_set(model, pool, seed=draw)
+    own = bases[HOME[name]]
+    other = bases["safety" if HOME[name] == "reasoning" else "reasoning"]
+    tpe = Search("tpe", budget=BUDGET, seed=draw, patience=None)
+    methods: dict[str, Callable[[], Found]] = {
+        "composition": lambda: searched(model, own, examples, tpe),
+        "random search": lambda: searched(model, own, examples, replace(tpe, method="random")),
+        "best single concept": lambda: single(model, own, examples),
+        "task vector": lambda: searched(
+            model, task_vector(model, examples), examples, replace(tpe, method="random")
+        ),
+        "random subspace": lambda: searched(model, noise(own, draw), examples, tpe),
+        "other domain": lambda: searched(model, other, examples, tpe),
+    }
+    plain = Neutral("plain", world.control("sentiment", "test", 24), "kl")
+    found: dict[str, Any] = {}
+    for method, make in methods.items():
+        steering = make()
+        cost = 0.0 if steering is None else -float(plain.scores(model, steering).mean)
+        found[method] = {"scores": test.scores(model, steering).values[0].tolist(), "kl": cost}
+    shown = in_context(test, examples)
+    found["in context"] = {"scores": shown.scores(model).values[0].tolist(), "kl": 0.0}
+    return found
+
+
+def study(model: Any, out: str | None) -> dict[str, Any]:
+    """Every task and draw."""
+    bases = {domain: concepts(model, domain) for domain in ("reasoning", "safety")}
+    results: dict[str, Any] = {}
+    for name in tqdm(HOME, desc="tasks"):
+        test = of_world(name, "test", TEST)
+        base = test.scores(model).values[0].tolist()
+        draws = [one_draw(model, bases, name, draw, test) for draw in range(DRAWS)]
+        results[name] = {"none": {"scores": base, "kl": 0.0}, "draws": draws}
+        if out:
+            Path(out).write_text(json.dumps(results) + "\n")
+    return results
+
+
+def curves(model: Any) -> pandas.DataFrame:
+    """Gain on test items by number of examples and by budget, over three tasks and three draws."""
+    lines = []
+    settings = [(n, BUDGET) for n in (4, 8, 12, 16, 24)] + [(12, b) for b in (10, 25, 100)]
+    for name in tqdm(CURVED, desc="curves"):
+        basis, test = concepts(model, HOME[name]), of_world(name, "test", TEST)
+        base = float(test.scores(model).mean)
+        for draw in range(3):
+            pool = of_world(name, "fit", POOL, seed=draw)
+            for size, budget in settings:
+                half = size // 2
+                examples = steer2adapt.calibration_set(model, pool, half, half, seed=draw)
+                search = Search("tpe", budget=budget, seed=draw, patience=None)
+                steering = searched(model, basis, examples, search)
+                gain = float(test.scores(model, steering).mean) - base
+                lines.append({"examples": size, "budget": budget, "task": name, "gain": gain})
+    return pandas.DataFrame(lines)
+
+
+def report(results: Sequence[dict[str, Any]]) -> None:
+    """Print accuracies by task, and what composition gains over each baseline."""
+    tasks = list(results[0])
+    methods = list(results[0][tasks[0]]["draws"][0])
+    scores = {"none": _stacked(results, tasks, lambda task: [task["none"]])}
+    for m in methods:
+        scores[m] = _stacked(results, tasks, lambda task, m=m: [d[m] for d in task["draws"]])  # type: ignore[misc]
+    cost = {"none": 0.0} | {
+        m: _mean([d[m]["kl"] for run in results for t in tasks for d in run[t]["draws"]])
+        for m in methods
+    }
+    by_task = {m: each.mean((0, 2)).tolist() for m, each in scores.items()}
+    table = pandas.DataFrame(by_task, index=tasks).T
+    print(f"{len(results)} models, {TEST} test items a task, {DRAWS} draws; accuracy\n")
+    print(table.assign(mean=table.mean(1)).round(3).to_string(), "\n")
+    flat = {m: each.flatten(1) for m, each in scores.items()}
+    print(gains(flat, kl=cost).to_string(index=False), "\n")
+    for m in methods[1:]:
+        lead = paired_difference(flat["composition"], flat[m])
+        low, high = lead.interval
+        print(f"composition over {m} {lead.mean:+.3f} [{low:+.3f}, {high:+.3f}], p {lead.p:.3f}")
+    base = float(flat["none"].mean())
+    print(f"share of the headroom {(float(flat['composition'].mean()) - base) / (1 - base):.0%}")
+
+
+def _stacked(
+    results: Sequence[dict[str, Any]], tasks: Sequence[str], of: Callable[[Any], list[Any]]
+) -> torch.Tensor:
+    """Scores by model, task and item, the mean over draws."""
+    return torch.stack(
+        [
+            torch.stack([torch.tensor([d["scores"] for d in of(run[t])]).mean(0) for t in tasks])
+            for run in results
+        ]
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def main() -> None:
+    """Run one model, report on several, or draw curves."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["run", "report", "curves"])
+    parser.add_argument("given", nargs="*", help="results to report on")
+    parser.add_argument("--folder", help="of another Steerling; by default the bundled one")
+    parser.add_argument("--out", help="where the results go, task by task")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.what == "report":
+        report([json.loads(Path(name).read_text()) for name in arguments.given])
+        return
+    model = load_model(folder=arguments.folder)
+    if arguments.what == "curves":
+        found = curves(model)
+        if arguments.out:
+            found.to_json(arguments.out)
+        by = found.groupby(["examples", "budget"])["gain"]
+        print(by.agg(["mean", "sem", "count"]).round(3).to_string())
+        return
+    report([study(model, arguments.out)])
+
+
+if __name__ == "__main__":
+    main()
