@@ -25,4 +25,4 @@ def test_a_notebook_is_executed_light_and_tells_nothing_of_a_machine(path: Path)
 
 
 def test_they_are_there() -> None:
-    assert len(NOTEBOOKS) >= 7
+    assert len(NOTEBOOKS) == 8
