@@ -49,16 +49,6 @@ def test_the_page_runs(page: str) -> None:
         assert words in said.getvalue()
 
 
-@pytest.mark.host
-def test_the_page_adapting_runs() -> None:
-    names: dict[str, object] = {}
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        for number, block in enumerate(blocks(PAGES[5])):
-            exec(compile(block, f"{PAGES[5]}, block {number}", "exec"), names)
-    assert "Adaptation(" in said.getvalue()
-    assert "prompts held out" in said.getvalue()
-
-
 def test_links_lead_somewhere() -> None:
     """To pages, pictures and headings of the repository."""
     for page in ROOT.glob("**/*.md"):
