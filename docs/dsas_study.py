@@ -9,8 +9,9 @@ r"""Gated against ungated steering: whole fronts of rudeness and of what unrelat
 
 Every base steering has the same grid of λ with the gate and without. A point is the share of
 replies as wanted (not rude; happy) and the log-probability of neutral text, half of it with the
-words that mark the attribute; a front's volume is what its points dominate above the unsteered
-attribute and one nat a token below the unsteered log-probability. Seed 0, one thread, about half
+words that mark the attribute. A front's volume is what its points dominate above the unsteered
+attribute and down to 0.05 nats a token below the unsteered log-probability, over these 0.05: the
+attribute gained, a mean over budgets from nothing to 5% of perplexity. Seed 0, one thread, about half
 an hour a model.
 """
 
@@ -34,8 +35,9 @@ from steerlens.demo import load_model
 from steerlens.evaluation.pareto import hypervolume
 from steerlens.statistics import Interval, band
 
-ROOM = 1.0
-"""Nats a token that neutral text may lose before a point counts for nothing."""
+ROOM = 0.05
+"""What may be lost before a point counts for nothing: nats a token (5% of perplexity, the paper's
+operating point), or points of accuracy."""
 RESAMPLES = 500
 Points = dict[str, list[list[float]]]
 
@@ -71,7 +73,10 @@ class Front:
     base: dict[str, torch.Tensor]
 
     def volume(self, rows: dict[str, torch.Tensor], cost: str) -> float:
-        """The volume of attribute and `cost` over resampled items, the mean over models."""
+        """The volume of attribute and `cost` over resampled items, a mean over models.
+
+        A point that loses nothing counts as one that loses nothing, not as one that wins.
+        """
         sizes = []
         for at in range(len(self.base["attribute"])):
             means, start = (
@@ -79,7 +84,8 @@ class Front:
                 for part in (self.points, self.base)
             )
             floor = torch.stack([start[0][0], start[1][0] - ROOM])
-            sizes.append(hypervolume(torch.stack(means, dim=1), floor))
+            points = torch.stack([means[0], means[1].clamp_max(start[1][0])], dim=1)
+            sizes.append(hypervolume(points, floor) / ROOM)
         return sum(sizes) / len(sizes)
 
 
