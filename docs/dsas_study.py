@@ -11,8 +11,8 @@ Every base steering has the same grid of λ with the gate and without. A point i
 replies as wanted (not rude; happy) and the log-probability of neutral text, half of it with the
 words that mark the attribute. A front's volume is what its points dominate above the unsteered
 attribute and down to 0.05 nats a token below the unsteered log-probability, over these 0.05: the
-attribute gained, a mean over budgets from nothing to 5% of perplexity. Seed 0, one thread, about half
-an hour a model.
+attribute gained, a mean over budgets from nothing to 5% of perplexity. Seed 0, one thread, about
+half an hour a model.
 """
 
 from __future__ import annotations
