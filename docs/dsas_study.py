@@ -3,16 +3,14 @@ r"""Gated against ungated steering: whole fronts of rudeness and of what unrelat
     python docs/dsas_study.py run --out seed0.json                      Steerling's rudeness
     python docs/dsas_study.py run --attribute sentiment --out happy0.json
     python docs/dsas_study.py run --folder SEED1 --out seed1.json       another training seed of it
-    python docs/dsas_study.py stories STORIES --pairs sentiment.jsonl --texts stories.json \
-        --out stories.json
+    python docs/dsas_study.py stories STORIES --texts stories.json --out happy.json
     python docs/dsas_study.py report seed0.json seed1.json seed2.json   the tables, models pooled
 
 Every base steering has the same grid of λ with the gate and without. A point is the share of
-replies as wanted (not rude; happy) and the log-probability of neutral text, half of it with the
-words that mark the attribute. A front's volume is what its points dominate above the unsteered
-attribute and down to 0.05 nats a token below the unsteered log-probability, over these 0.05: the
-attribute gained, a mean over budgets from nothing to 5% of perplexity. Seed 0, one thread, about
-half an hour a model.
+replies as wanted (not rude; happy) and the log-probability of text that should not be touched. A
+front's volume is what its points dominate above the unsteered attribute and down to 0.05 nats a
+token below the unsteered log-probability, over these 0.05: the attribute gained, a mean over
+budgets from nothing to 5% of perplexity. Seed 0, one thread, about a quarter of an hour a model.
 """
 
 from __future__ import annotations
@@ -72,13 +70,13 @@ class Front:
     points: dict[str, torch.Tensor]
     base: dict[str, torch.Tensor]
 
-    def volume(self, rows: dict[str, torch.Tensor], cost: str) -> float:
-        """The volume of attribute and `cost` over resampled items, a mean over models.
+    def volume(self, rows: dict[str, torch.Tensor], cost: str, models: Sequence[int]) -> float:
+        """The volume of attribute and `cost` on some items, a mean over some models.
 
         A point that loses nothing counts as one that loses nothing, not as one that wins.
         """
         sizes = []
-        for at in range(len(self.base["attribute"])):
+        for at in models:
             means, start = (
                 [part[m][at][:, rows[m]].mean(1) for m in ("attribute", cost)]
                 for part in (self.points, self.base)
@@ -113,15 +111,22 @@ def _still(run: dict[str, Any]) -> Points:
 
 
 def compared(first: Front, second: Front, cost: str) -> tuple[float, float, Interval]:
-    """Both volumes, and the interval of their difference over resampled items."""
+    """Both volumes, and the interval of their difference over resampled models and items.
+
+    Both are maxima over the same grid on the same items. Not corrected for how many are compared.
+    """
     generator = torch.Generator().manual_seed(0)
     sizes = {m: each.shape[-1] for m, each in first.base.items()}
+    models = len(first.base["attribute"])
     whole = {m: torch.arange(n) for m, n in sizes.items()}
     gaps = []
     for _ in range(RESAMPLES):
         rows = {m: torch.randint(n, (n,), generator=generator) for m, n in sizes.items()}
-        gaps.append(first.volume(rows, cost) - second.volume(rows, cost))
-    return first.volume(whole, cost), second.volume(whole, cost), band(torch.tensor(gaps))
+        drawn = torch.randint(models, (models,), generator=generator).tolist()
+        gaps.append(first.volume(rows, cost, drawn) - second.volume(rows, cost, drawn))
+    every = range(models)
+    volumes = (each.volume(whole, cost, every) for each in (first, second))
+    return *volumes, band(torch.tensor(gaps))
 
 
 def report(results: Sequence[dict[str, Any]]) -> None:
@@ -164,7 +169,6 @@ def main() -> None:
     parser.add_argument("given", nargs="*", help="a folder of stories260K, or results to report on")
     parser.add_argument("--attribute", default="rudeness", help="or sentiment")
     parser.add_argument("--folder", help="of another Steerling; by default the bundled one")
-    parser.add_argument("--pairs", help="JSONL of happy and sad pairs")
     parser.add_argument("--texts", help="JSON list of stories")
     parser.add_argument("--out", help="where the results go")
     arguments = parser.parse_args()
@@ -177,7 +181,7 @@ def main() -> None:
         setting = in_world(arguments.attribute)
     else:
         model = host.load(arguments.given[0])
-        setting = in_stories(arguments.pairs, arguments.texts)
+        setting = in_stories(arguments.texts)
     results = study(model, setting)
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(results) + "\n")

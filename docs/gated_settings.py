@@ -15,6 +15,7 @@ from steerlens.demo import world
 from steerlens.demo.tasks import of_world
 from steerlens.evaluation import Continuation, MultipleChoice, Neutral
 from steerlens.evaluation.tasks import Task
+from steerlens.host import layer_of
 from steerlens.interventions import mapped
 from steerlens.methods import Sets, act, caa, cast, dsas, e2e_dsas, iti, lineas
 from steerlens.transforms import Affine, Extrapolate
@@ -38,7 +39,12 @@ class Setting:
 
 
 def in_world(attribute: str) -> Setting:
-    """Steerling's replies or stories: fewer rude ones, more happy ones; text without either."""
+    """Steerling's replies: fewer rude ones, or more happy reviews, and what must not be touched.
+
+    Control and neutral text are half texts of another kind, some with the words that mark the
+    attribute, and half texts of the source's own kind that are as wanted already: a gate that
+    knows kinds of text alone is of no use there.
+    """
     pole = "negative" if attribute == "rudeness" else "positive"
 
     def wanted(prompt: str, text: str) -> float | None:
@@ -46,24 +52,32 @@ def in_world(attribute: str) -> Setting:
         return None if label == "unparsed" else float(label == pole)
 
     pairs = world.contrast(attribute, "fit", FIT)
-    shown, other = ([pair[side] for pair in pairs] for side in (0, 1))
-    source, target = (shown, other) if pole == "negative" else (other, shown)
+    good = 1 if pole == "negative" else 0
+
+    def untouched(split: Any, seed: int) -> list[Any]:
+        fine = [pair[good] for pair in world.contrast(attribute, split, FIT // 2, seed)]
+        return [*fine, *begun(world.control(attribute, split, FIT // 2))]
+
     tasks = ("honesty", "fairness", "refusal")
     items = [it for name in tasks for it in of_world(name, "test", TEST // 3).items]
     return Setting(
         attribute,
-        Sets(source, target, world.control(attribute, "fit", FIT)),
+        Sets(
+            source=[pair[1 - good] for pair in pairs],
+            target=[pair[good] for pair in pairs],
+            control=untouched("fit", 1),
+        ),
         {
             "attribute": Continuation(
                 attribute, world.prompts(attribute, "test", TEST), wanted, max_new_tokens=28
             ),
-            "neutral text": Neutral("neutral", begun(world.control(attribute, "test", TEST))),
+            "neutral text": Neutral("neutral", untouched("test", 0)),
             "other tasks": MultipleChoice("others", items),
         },
     )
 
 
-def in_stories(pairs: str, texts: str) -> Setting:
+def in_stories(texts: str) -> Setting:
     """Stories of a pretrained model: how sad they go on, and the likelihood of calm ones."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
@@ -76,12 +90,8 @@ def in_stories(pairs: str, texts: str) -> Setting:
     ends = [" ".join(story.split()[-24:]) for story in told[:400]]
     ranked = sorted(ends, key=happiness)
     calm = [each for each in ends if abs(happiness(each)) < 0.3]
-    given = sl.Contrast.from_jsonl(pairs)
-    sets = Sets(
-        source=[*given.negative, *ranked[: FIT - 1]][:FIT],
-        target=[*given.positive, *ranked[-FIT:]][:FIT],
-        control=calm[:FIT],
-    )
+    control = [*calm[: FIT // 2], *ranked[-FIT - FIT // 2 : -FIT]]
+    sets = Sets(ranked[:FIT], ranked[-FIT:], control)
     late = told[400:]
     sad = sorted((" ".join(story.split()[:24]) for story in late), key=happiness)
     middles = (" ".join(story.split()[20:44]) for story in late)
@@ -189,8 +199,13 @@ def conditional(model: Any, sets: Sets, base: Make) -> sl.Steering:
 
 
 def shuffled(model: Any, sets: Sets, base: Make, seed: int) -> sl.Steering:
-    """The base under gates that were told by lot which text is source and which is control."""
+    """The base under gates that were told by lot which text is source and which is control.
+
+    At the hook points where the true gates are kept.
+    """
+    kept = dsas.gates(model, base(), sets, progress=False).kept
     texts = [*sets.source, *sets.control]
     Random(seed).shuffle(texts)
     lots = Sets(texts[: len(sets.source)], sets.target, texts[len(sets.source) :])
-    return dsas.gated(model, base(), lots, dsas.Config(min_accuracy=0), progress=False)
+    some = base().layers(*(layer for name in kept if (layer := layer_of(name)) is not None))
+    return dsas.gated(model, some, lots, dsas.Config(min_accuracy=0), progress=False)

@@ -81,6 +81,11 @@ class Group:
     parts: tuple[Expression, ...]
     in_turn: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError without parts: what changes nothing is no steering."""
+        if not self.parts:
+            raise BadInputError("A sum of steerings has one part or more; got none.")
+
     def __repr__(self) -> str:
         """Return the parts with `+` or `>>` between; of more than four, the first three."""
         shown = self.parts if len(self.parts) <= MOST_SHOWN else self.parts[: MOST_SHOWN - 1]

@@ -29,6 +29,7 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host, check_same_model
 from steerlens.interventions import Group, Intervention
 from steerlens.positions.phrases import Phrase
+from steerlens.transforms.exchange import Stored
 
 OPAQUE = (signals.Function, transforms.Function, positions.Custom)
 """Holders of a user's own function, which is no value."""
@@ -40,7 +41,14 @@ _STRICT: dict[Any, type] = {
 """Protocols that any callable would meet, and what their values are here."""
 _QUOTED = re.compile(r"""((\\*['"])([^'"\\]+)\2: (\\*['"]))(?!\{)(.*?)(\4)""")
 """A key and its value, where provenance was written out as text inside another."""
-_BROKEN = (KeyError, TypeError, ValueError, AttributeError, RecursionError, re.error)
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, re.error)
+_FLAGS = re.I | re.M | re.S | re.X | re.A | re.U
+"""Of a pattern in a file: re.DEBUG, for one, would print."""
+_MOST_TIMES = 64
+_SMALL = 2**26
+"""A file may name its tensors so many times over, or values of so many bytes in all."""
+_ACTING = ("transforms", "signals", "positions", "interventions")
+"""Rooms whose values may hold no NaN: with it, a bound would never open, and a vector break all."""
 
 
 @cache
@@ -73,7 +81,13 @@ def write(path: str | Path, kind: str, value: object) -> None:
     Raises BadInputError, naming the part, where it holds a function or a class of the user's own.
     """
     packer = _Packer()
-    tree = packer.tree(value, "")
+    try:
+        tree = packer.tree(value, "")
+    except RecursionError:
+        raise BadInputError(
+            f"The {kind} is nested too deeply to be written. Sum its parts at once, a + b + c, "
+            "rather than one inside the other."
+        ) from None
     about = {"value": tree, "models": sorted(packer.models)}
     storage.write(path, kind, packer.tensors, about)
 
@@ -90,6 +104,8 @@ def read(path: str | Path, kind: str, wanted: Any, model: Host | None = None) ->
         raise BadInputError(f"{path} is no whole {kind}: it is nested too deeply.") from None
     unpacker = _Unpacker(tensors)
     try:
+        if "value" not in about:
+            raise BadInputError("its header tells no value")
         value = unpacker.value(about["value"])
         if not _fits(value, wanted):
             raise BadInputError(f"it holds {type(value).__name__}")
@@ -172,7 +188,7 @@ def _portable(provenance: Mapping[str, str]) -> dict[str, str]:
     def inside(found: re.Match[str]) -> str:
         return found[1] + _last(found[3], found[5]) + found[6]
 
-    return {key: _last(key, _QUOTED.sub(inside, each)) for key, each in provenance.items()}
+    return {key: _last(key, _QUOTED.sub(inside, str(each))) for key, each in provenance.items()}
 
 
 def _last(key: str, text: str) -> str:
@@ -187,20 +203,27 @@ class _Unpacker:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
         self.sources: list[Mapping[str, str]] = []
+        self._room = max(_SMALL, _MOST_TIMES * sum(each.nbytes for each in tensors.values()))
 
     def value(self, tree: Any) -> Any:
         """The value of plain data. Raises one of `_BROKEN` on what is none."""
         if tree is None or isinstance(tree, str | bool | int | float):
             return tree
+        if not isinstance(tree, dict) or len(tree) != 1:
+            raise BadInputError(f"a {type(tree).__name__} stands where a value should")
         [(kind, held)] = tree.items()
         if kind == "tensor":
             if held not in self.tensors:
                 raise BadInputError(f"its tensor {held!r} is missing")
+            self._room -= self.tensors[held].nbytes
+            if self._room < 0:
+                raise BadInputError("it names its tensors so often that they would fill the memory")
             return self.tensors[held].clone()
         if kind == "float":
             return float(held)
         if kind == "pattern":
-            return re.compile(*held)
+            text, flags = held
+            return re.compile(text, flags & _FLAGS)
         if kind in ("tuple", "list"):
             parts = [self.value(each) for each in held]
             return tuple(parts) if kind == "tuple" else parts
@@ -220,9 +243,23 @@ class _Unpacker:
                 raise BadInputError(f"{type(parts[field]).__name__} cannot be {name}.{field}")
         if len(parts) > len(own):
             raise BadInputError(f"its {name} has fields that this SteerLens does not know")
+        _check_numbers(name, kind, parts)
         if "model" in parts.get("provenance", ()):
             self.sources.append(parts["provenance"])
         return kind(**parts)
+
+
+def _check_numbers(name: str, kind: type, parts: Mapping[str, Any]) -> None:
+    """Raise BadInputError where a part that acts is NaN, or its vector is not its direction's."""
+    if name.split(".")[0] in _ACTING and not issubclass(kind, Stored):
+        for field, part in parts.items():
+            if isinstance(part, Tensor | float) and bool(torch.isnan(torch.as_tensor(part)).any()):
+                raise BadInputError(f"{name}.{field} is not a number")
+    along, vector = parts.get("along"), parts.get("vector")
+    if not isinstance(along, Direction) or not isinstance(vector, Tensor):
+        return
+    if not torch.equal(vector, along.vector):
+        raise BadInputError(f"the vector of its {name} is not that of its direction")
 
 
 _hints = cache(get_type_hints)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -349,7 +350,32 @@ WRONG: dict[str, tuple[Any, str]] = {
         put("positions", {"positions.Matching": {"tokens": {"tuple": [{"pattern": ["(", 0]}]}}}),
         "no whole steering",
     ),
-    "no value": (lambda a, t: a.pop("value"), "no whole steering: 'value'"),
+    "no value": (lambda a, t: a.pop("value"), "its header tells no value"),
+    "a list as value": (lambda a, t: a.update(value=[1]), "a list stands where a value should"),
+    "number too large": (
+        put("coeff", {"signals.Constant": {"value": {"float": 10**400}}}),
+        "whole",
+    ),
+    "NaN gate": (put("gate", {"signals.Constant": {"value": {"float": "nan"}}}), "not a number"),
+    "bare NaN": (put("gate", {"signals.Constant": {"value": float("nan")}}), "not a number"),
+    "no parts": (
+        lambda a, t: a["value"]["interventions.Group"]["parts"].update(tuple=[]),
+        "one part or more",
+    ),
+    "another vector": (
+        lambda a, t: (
+            t.update({"7": torch.tensor([5.0, 5.0])}),
+            first(a)["transform"]["transforms.Add"].update(vector={"tensor": "7"}),
+        ),
+        "not that of its direction",
+    ),
+    "tensors named without end": (
+        lambda a, t: (
+            t.update({"7": torch.zeros(2**20)}),
+            put("gate", {"tuple": [{"tensor": "7"}] * 300})(a, t),
+        ),
+        "fill the memory",
+    ),
     "a direction": (lambda a, t: a.update(value=None), "it holds NoneType"),
     "later layout": (lambda a, t: a.update(version=99), "later SteerLens"),
     "other kind": (lambda a, t: a.update(kind="chart"), "'chart', and 'steering' is wanted"),
@@ -460,3 +486,21 @@ def test_groups_keep_their_shape(tmp_path: Path) -> None:
     leaf = sl.add(UP).interventions[0]
     nested = sl.Steering(Group((leaf, Group((leaf, leaf), in_turn=True))))
     assert same(back(nested, tmp_path / "kept"), nested)
+
+
+def test_what_is_nested_too_deeply_is_told(tmp_path: Path) -> None:
+    steering = sl.add(UP)
+    for _ in range(400):
+        steering = (steering >> sl.add(RIGHT)) + sl.add(UP)
+    with pytest.raises(BadInputError, match="nested too deeply to be written"):
+        steering.save(tmp_path / "deep")
+
+
+def test_flags_of_a_pattern_do_not_debug(tmp_path: Path, capsys: Any) -> None:
+    import re
+
+    tokens = {"tuple": [{"pattern": ["a", int(re.DEBUG | re.I)]}]}
+    path = tampered(tmp_path / "kept", put("positions", {"positions.Matching": {"tokens": tokens}}))
+    with contextlib.suppress(BadInputError):
+        sl.load(path)
+    assert not capsys.readouterr().out

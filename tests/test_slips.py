@@ -44,6 +44,21 @@ sl.methods.steer2adapt.Search("randm")              #> 'random'
 sl.methods.steer2adapt.prior(m, {"a": 1}, norm="u") #> 'unit'
 sl.methods.steer2adapt.adapt(m, b, ["good"])        #> list of Choice
 sl.methods.riser.Config(pool="max")                 #> 'last' or 'mean'
+sl.methods.riser.Config(head="mlp")                 #> router's head is
+sl.methods.riser.fit(m, c)                          #> fitted on Routes
+sl.methods.e2e_dsas.Config(coeff=3)                 #> share from 0 to 1
+sl.methods.dsas.fit(m, ["One day"])                 #> fitted on Sets.*got list
+sl.methods.dsas.fit(m, c)                           #> control set
+sl.methods.e2e_dsas.fit(m, c)                       #> control set
+sl.methods.act.fit(m, ["One day"])                  #> fitted on Sets.*got list
+sl.methods.lineas.fit(m, ["One day"])               #> fitted on Sets.*got list
+sl.methods.repe.fit(m, ["One day"])                 #> fitted on a Contrast
+sl.methods.angular.fit(m, ["One day"])              #> fitted on a Contrast
+sl.methods.refusal.fit(m, ["One day"])              #> fitted on a Contrast
+t.Extrapolate(t.KeepNorm(line))                     #> whose strength is a share
+t.Extrapolate(t.Replace(torch.ones(1, 2)))          #> whose strength is a share
+t.Shift(torch.tensor([[1.0, torch.nan]]))           #> finite everywhere
+sl.interventions.Group(())                          #> one part or more
 s.Network(torch.ones(2, 3), torch.ones(3))          #> do not fit together
 s.Routed(s.Network(torch.ones(2, 3), torch.ones(2)), 2) #> no weight 2
 sl.add(d, positions=[1, 2])                         #> index\\(1\\) | index\\(2\\)
@@ -82,6 +97,8 @@ d = sl.Direction("blocks.1.hook_resid_post", torch.randn(D_MODEL), name="d")
 d2 = sl.Direction("blocks.1.hook_resid_post", torch.randn(D_MODEL), name="d2")
 b = sl.Basis.of([d, d2])
 task = e.Neutral("plain", ["good day w1"])
+c = sl.Contrast(["good day", "good"], ["bad day", "bad"])
+line = t.Affine(torch.ones(2), torch.zeros(2), None, None, d.hook_name)
 
 def run(self):
     with self as model:

@@ -175,7 +175,7 @@ def fit(
     >>> fit(model, contrast, Config(sites="blocks.2.hook_resid_post"), progress=False)
     Steering(1 * affine(... entries, within its support) @ blocks.2.hook_resid_post[everywhere])
     """
-    sets = data if isinstance(data, Sets) else Sets.of(data)
+    sets = Sets.read(data, "AcT")
     names = places(model, config.sites)
     found = _maps(model, sets, names, config, progress)
     if config.incremental:

@@ -38,6 +38,7 @@ from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.host import Host, hook_name, is_bridge, layer_of, provenance
 from steerlens.interventions import OPEN, Group, Intervention
+from steerlens.methods.ends import check_contrast
 from steerlens.positions import Positions, selector
 from steerlens.signals import Constant, Projection, Signal
 from steerlens.steering import Steering
@@ -190,6 +191,7 @@ def plane(
     >>> len(found.angular(1.5).interventions) == len(found.projections)
     True
     """
+    check_contrast(data, "Angular steering")
     sites = norms(model) if config.sites is None else config.sites
     names = [hook_name(site, n) for n in range(model.cfg.n_layers) for site in sites]
     positive, negative = (

@@ -56,6 +56,18 @@ class Sets:
             )
         return self.control
 
+    @classmethod
+    def read(cls, data: object, who: str) -> Sets:
+        """Return sets, or those of a contrast. Raises BadInputError on anything else."""
+        if isinstance(data, Contrast):
+            return cls.of(data)
+        if isinstance(data, cls):
+            return data
+        raise BadInputError(
+            f"{who} is fitted on Sets(source, target, control) or a Contrast; got "
+            f"{type(data).__name__}."
+        )
+
     def __repr__(self) -> str:
         """Return the sizes."""
         return (

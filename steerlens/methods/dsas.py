@@ -118,6 +118,7 @@ def fit(
     >>> fit(model, sets, Config(min_accuracy=0, accuracy_on="train"), progress=False).layers(2)
     Steering(1 * probe('source', ...) * add('target - source') @ blocks.2.hook_resid_post[...])
     """
+    data = Sets.read(data, "DSAS")
     if base is None:
         steering = _mean_difference(model, data, config, progress)
     else:
@@ -161,7 +162,8 @@ def gates(
     Gates(... hook point kept, accuracy 0.75 or more on texts left out; 4 source and 4 control ...)
       blocks.2.hook_resid_post: accuracy 0..., r = 5 (...% of the variance)...
     """
-    sides = data.source, data.need_control("DSAS")
+    sets = Sets.read(data, "DSAS")
+    sides = sets.source, sets.need_control("DSAS")
     names = list(dict.fromkeys(looked_at(leaf) for leaf in steering.interventions))
     source, control = (_features(model, side, names, config, progress) for side in sides)
     about = {**provenance(model), "method": "dsas", "positions": repr(selector(config.read))}

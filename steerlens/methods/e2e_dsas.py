@@ -42,7 +42,7 @@ from steerlens.interventions import Group
 from steerlens.methods.data import Sets
 from steerlens.methods.descent import Descent, Parts, Trained, descend
 from steerlens.methods.training import Live, Texts, drawn, gradients, matchings, split
-from steerlens.methods.transport import places
+from steerlens.methods.transport import check_share, places
 from steerlens.positions import Mask, Positions
 from steerlens.signals import Combining, Moment, Probe, Readout, Relu, Signal
 from steerlens.signals.gates import dots
@@ -73,6 +73,8 @@ class Config(Descent):
             raise BadInputError(f"A gate is 'sigmoid' or 'relu'; got {self.gate!r}.")
         if self.gamma < 0:
             raise BadInputError(f"gamma is 0 or more; got {self.gamma}.")
+        if self.gate == "sigmoid":
+            check_share(self.coeff)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +140,7 @@ def train(
     >>> sorted(train(model, sets, Config(steps=2), progress=False).course.losses)
     ['control', 'transport']
     """
+    data = Sets.read(data, "E2E-DSAS")
     control = split(data.need_control("E2E-DSAS"), config.validation, config.seed)
     with gradients(model):
         texts = [Texts.of(model, part, "everywhere") for part in control if part]

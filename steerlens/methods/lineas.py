@@ -103,7 +103,7 @@ def train(
     >>> trained.course.losses["transport"].shape, trained.course.kept
     (torch.Size([3]), 3)
     """
-    sets = data if isinstance(data, Sets) else Sets.of(data)
+    sets = Sets.read(data, "LinEAS")
     with gradients(model):
         both = matchings(model, sets, places(model, config.sites), config, progress)
         maps = both[0].maps()

@@ -110,7 +110,7 @@ def default_layers(n_layers: int) -> list[int]:
     >>> default_layers(32), default_layers(6)
     ([8, 10, 12, 14, 16, 18, 20, 22, 24], [2, 3, 4])
     """
-    return sorted({round(layer * n_layers / 32) for layer in PAPER})
+    return sorted({min(n_layers - 1, round(layer * n_layers / 32)) for layer in PAPER})
 
 
 def correlation(basis: Basis) -> Float[Tensor, "k k"]:

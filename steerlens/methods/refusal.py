@@ -35,7 +35,7 @@ from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.evaluation.metrics import kl
 from steerlens.host import Host, hook_name, provenance
-from steerlens.methods.ends import prompts_of
+from steerlens.methods.ends import check_contrast, prompts_of
 from steerlens.methods.refusal_scores import (
     next_log_probs,
     refusal_score,
@@ -217,6 +217,7 @@ def fit(
     """
     if config.mode not in ("ablation", "addition"):
         raise UnknownNameError(f"The modes are 'ablation' and 'addition', not {config.mode!r}.")
+    check_contrast(data, "The refusal direction")
     fitting, held_out = clear(model, data, config).split(1 - config.validation, seed=config.seed)
     found = directions(model, fitting, config, progress=progress)
     best = chosen(judged(model, found, held_out, config, progress=progress), config).direction

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -103,6 +103,10 @@ class Config:
         """Raise BadInputError on numbers that cannot be."""
         if self.pool not in ("last", "mean"):
             raise BadInputError(f"A prompt is pooled by 'last' or 'mean'; got {self.pool!r}.")
+        if self.head not in get_args(Head):
+            raise BadInputError(
+                f"A router's head is {', '.join(get_args(Head))}; got {self.head!r}."
+            )
         if self.hidden is not None and self.hidden < 1:
             raise BadInputError(f"A hidden layer is 1 wide or more; got {self.hidden}.")
         if not 0 <= self.held_out < 1:
@@ -130,6 +134,10 @@ def train(model: Host, data: Routes, config: Config = Config(), *, progress: boo
     (None where nothing is). Exact by the seed. Raises UnknownNameError on a hook point that is not
     there. Cost: a pass a prompt up to the layer read, and a second or so.
     """
+    if not isinstance(data, Routes):
+        raise BadInputError(
+            f"A router is fitted on Routes(basis, prompts, weights); got {type(data).__name__}."
+        )
     reads = hook_name(config.reads or unsteered(data.basis))
     x, labels = _features(model, data, reads, config, progress)
     table = data.table()

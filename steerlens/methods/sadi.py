@@ -237,7 +237,8 @@ def choose(
     for each in configs:
         key = each.site, each.score
         if key not in masks:
-            masks[key] = identify(model, data, each, progress=progress)
+            most = max(other.k for other in configs if (other.site, other.score) == key)
+            masks[key] = identify(model, data, replace(each, k=most), progress=progress)
         if each.mode == "pin" and each.site not in clean:
             clean[each.site] = _clean(model, task.prompts, each.site)
         groups.setdefault(replace(each, strength=2.0), []).append(each)

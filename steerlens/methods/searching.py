@@ -92,7 +92,7 @@ def search(
 
     `scored` takes candidates, as many as the way proposes at once. Exact by the seed. Stops early
     after `patience` candidates without a gain, and says so. Cost: `budget` scores; `gp` also about
-    a tenth of a second a candidate.
+    a fifth of a second a candidate.
 
     >>> hill = lambda weights: -(weights - 1).square().sum(1)
     >>> found = search(hill, 2, Search("coordinate", patience=None), zero=-2.0, progress=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +31,9 @@ class Extrapolate(Linear):
 
     def __post_init__(self) -> None:
         """Raise BadInputError on what does not multiply its change by a share."""
-        if not isinstance(self.inner, Linear) or self.inner.scales != "share":
+        made: Any = type(self.inner)
+        plain = isinstance(self.inner, Linear) and callable(self.inner)
+        if not plain or self.inner.scales != "share" or made.change is not Linear.change:
             raise BadInputError(
                 f"Extrapolate takes a transform whose strength is a share, such as Affine; got "
                 f"{self.inner!r}."

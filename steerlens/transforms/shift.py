@@ -8,6 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.errors import BadInputError
 from steerlens.positions import Window
 from steerlens.transforms.exchange import Stored
 from steerlens.transforms.transform import Scaled
@@ -33,6 +34,8 @@ class Shift(Stored):
     def __post_init__(self) -> None:
         """Raise BadInputError on a reference that is no tensor of vectors."""
         self._keep_reference(None)
+        if not bool(self.reference.isfinite().all()):
+            raise BadInputError("A vector to add is finite everywhere; some entries are not.")
 
     @property
     def unit_shape(self) -> tuple[int, ...]:

@@ -526,3 +526,8 @@ def test_correlation_and_angles_over_layers() -> None:
     assert all(float(each.abs().max()) < 1e-6 for each in same.values())
     with pytest.raises(BadInputError, match="share no hook point"):
         s2a.principal_angles(one, sl.Basis({"hook_embed": torch.eye(2)}))
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 6, 32])
+def test_default_layers_are_the_models_own(n_layers: int) -> None:
+    assert set(default_layers(n_layers)) <= set(range(n_layers))
