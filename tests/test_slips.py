@@ -55,7 +55,7 @@ sl.methods.lineas.fit(m, ["One day"])               #> fitted on Sets.*got list
 sl.methods.repe.fit(m, ["One day"])                 #> fitted on a Contrast
 sl.methods.angular.fit(m, ["One day"])              #> fitted on a Contrast
 sl.methods.refusal.fit(m, ["One day"])              #> fitted on a Contrast
-t.Extrapolate(t.KeepNorm(line))                     #> whose strength is a share
+t.Extrapolate(t.KeepNorm(affine))                   #> whose strength is a share
 t.Extrapolate(t.Replace(torch.ones(1, 2)))          #> whose strength is a share
 t.Shift(torch.tensor([[1.0, torch.nan]]))           #> finite everywhere
 sl.interventions.Group(())                          #> one part or more
@@ -98,7 +98,7 @@ d2 = sl.Direction("blocks.1.hook_resid_post", torch.randn(D_MODEL), name="d2")
 b = sl.Basis.of([d, d2])
 task = e.Neutral("plain", ["good day w1"])
 c = sl.Contrast(["good day", "good"], ["bad day", "bad"])
-line = t.Affine(torch.ones(2), torch.zeros(2), None, None, d.hook_name)
+affine = t.Affine(torch.ones(2), torch.zeros(2), None, None, d.hook_name)
 
 def run(self):
     with self as model:
