@@ -2,11 +2,11 @@
 
 >>> import steerlens as sl
 
-`sl.methods`, `sl.views` and `sl.demo` are imported when they are first used.
+`sl.methods`, `sl.views`, `sl.demo` and `sl.report` are imported when they are first used.
 """
 
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 from steerlens import editing as editing
 from steerlens import effects as effects
@@ -42,8 +42,10 @@ from steerlens.verbs import add as add
 from steerlens.verbs import steer as steer
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """Import the rooms that a first import leaves out."""
     if name in ("demo", "methods", "views"):
         return import_module(f"steerlens.{name}")
+    if name == "report":
+        return import_module("steerlens.views").report
     raise AttributeError(f"module 'steerlens' has no attribute {name!r}")

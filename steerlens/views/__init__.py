@@ -37,6 +37,7 @@ from steerlens.views.plots import Line as Line
 from steerlens.views.plots import Panel as Panel
 from steerlens.views.plots import curve as curve
 from steerlens.views.plots import panels as panels
+from steerlens.views.report import report as report
 from steerlens.views.text import side_by_side as side_by_side
 from steerlens.views.tokens import colored_tokens as colored_tokens
 from steerlens.views.traced import heads as heads
