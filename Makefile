@@ -7,7 +7,7 @@ PINS := requirements/$(TL).txt
 HASH := $(shell cat $(PINS) pyproject.toml | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(HASH)
 
-.PHONY: demo test test-host test-notebooks lint types pictures notebooks install clean
+.PHONY: demo test test-host test-notebooks lint types docs pictures notebooks install clean
 
 demo: $(READY)
 	$(RUN) -m steerlens demo
@@ -27,6 +27,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(RUN) -m mypy
+
+docs: $(READY)
+	$(RUN) -m sphinx --fail-on-warning --quiet -b html docs docs/_build
 
 pictures: $(READY)
 	$(RUN) docs/pictures.py
@@ -48,4 +51,4 @@ $(READY):
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-tl4 .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf docs/_build docs/_api .venv .venv-tl4 .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
+    "docs/start.md": ["Direction('sentiment'", "Calibrated("],
     "docs/one-equation.md": ["Comparison("],
     "docs/evaluating.md": ["at 0.1 nats a token", "Calibrated("],
     "docs/effects.md": ["logit of the first answer above the second", "L2H7"],

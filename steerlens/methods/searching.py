@@ -96,8 +96,8 @@ def search(
 
     >>> hill = lambda weights: -(weights - 1).square().sum(1)
     >>> found = search(hill, 2, Search("coordinate", patience=None), zero=-2.0, progress=False)
-    >>> found.weights[found.best].float(), found.stopped
-    (tensor([1.0000, 1.0000]), 'the budget of 50 is spent')
+    >>> found.weights[found.best].float().round(decimals=3), found.stopped
+    (tensor([1., 1.]), 'the budget of 50 is spent')
     """
     weights, values = [torch.zeros(1, k).double()], [torch.tensor([zero]).double()]
     proposals = _WAYS[config.method](k, config, zero)
