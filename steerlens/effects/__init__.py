@@ -1,6 +1,8 @@
 """What a steering causes: which layers, heads and neurons respond, and through which paths."""
 
 from steerlens.effects.account import Effect as Effect
+from steerlens.effects.lens import LogitLens as LogitLens
+from steerlens.effects.lens import logit_lens as logit_lens
 from steerlens.effects.looking import Look as Look
 from steerlens.effects.looking import look as look
 from steerlens.effects.measuring import effect as effect

@@ -97,12 +97,8 @@ def readers(model: Host, direction: Direction) -> Readers:
     >>> readers(model, directions["resid_post", 2]).q.shape
     torch.Size([3, 8])
     """
-    if not isinstance(direction, Direction):
-        raise BadInputError(f"Readers are those of one direction; got {type(direction).__name__}.")
-    site, layer = split_name(direction.hook_name)
-    width, layers = int(model.cfg.d_model), int(model.cfg.n_layers)
-    if layer is None or site not in STREAM or direction.vector.shape != (width,):
-        raise BadInputError(f"{direction!r} is not a direction of the stream.")
+    site, layer = stream_site(model, direction)
+    layers = int(model.cfg.n_layers)
     first = layer if site == "resid_pre" else layer + 1
     if first >= layers:
         raise BadInputError(f"No head reads {direction!r}: it is written after the last of them.")
@@ -119,6 +115,18 @@ def readers(model: Host, direction: Direction) -> Readers:
         found.append(head_scores([*map(through_norm(norm), maps)], maps, vector, seen))
     q, k, v, copies = (torch.stack(each).cpu() for each in zip(*found, strict=True))
     return Readers(direction.name, first, q, k, v, copies)
+
+
+def stream_site(model: Host, direction: Direction) -> tuple[str, int]:
+    """Return the site and layer of a direction of the stream. Raises BadInputError on others."""
+    if not isinstance(direction, Direction):
+        raise BadInputError(
+            f"This reads one direction by the model's weights; got {type(direction).__name__}."
+        )
+    site, layer = split_name(direction.hook_name)
+    if layer is None or site not in STREAM or direction.vector.shape != (int(model.cfg.d_model),):
+        raise BadInputError(f"{direction!r} is not a direction of this model's stream.")
+    return site, layer
 
 
 def through_norm(norm: Norm | None) -> Callable[[Tensor], Tensor]:

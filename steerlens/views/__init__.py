@@ -20,6 +20,7 @@ from steerlens.views.effects import MethodEffect as MethodEffect
 from steerlens.views.effects import effects as effects
 from steerlens.views.fronts import Points as Points
 from steerlens.views.fronts import fronts as fronts
+from steerlens.views.lens import logit_lens as logit_lens
 from steerlens.views.looks import looked as looked
 from steerlens.views.looks import rests_on as rests_on
 from steerlens.views.maps import head_map as head_map
@@ -41,5 +42,6 @@ from steerlens.views.report import report as report
 from steerlens.views.text import side_by_side as side_by_side
 from steerlens.views.tokens import colored_tokens as colored_tokens
 from steerlens.views.traced import heads as heads
+from steerlens.views.traced import projections as projections
 from steerlens.views.traced import tokens as tokens
 from steerlens.views.waterfall import waterfall as waterfall

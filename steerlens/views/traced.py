@@ -1,15 +1,19 @@
-"""Views of a steering at work: the tokens it wrote to, and the heads that respond."""
+"""Views of a text under a steering: what is written, what it carries, which heads respond."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.errors import BadInputError
-from steerlens.host import Host, device_of, hook_name, split_name
+from steerlens.directions import Direction
+from steerlens.errors import BadInputError, UnknownNameError
+from steerlens.host import FwdHooks, Host, check_read, device_of, hook_name, split_name
 from steerlens.passes import telling
 from steerlens.steering import Steering
 from steerlens.text import Item, encode, pad, token_strings
@@ -18,32 +22,104 @@ from steerlens.views.attention import attention
 from steerlens.views.page import View
 from steerlens.views.tokens import colored_tokens
 
+UNITS = {
+    "share": "share of the stream's norm, with the strength's sign",
+    "strength": "strength: coefficient times gate",
+    "gate": "gate",
+    "along": "change along the direction",
+}
 
-def tokens(trace: Trace, *, text: int = 0, row: int = 0, title: str = "Where it writes") -> View:
-    """Colour the tokens of a traced text by the change's share of the stream's norm.
 
-    One line an intervention that wrote at its own hook point. Raises BadInputError if the
-    trace holds no such text.
+def tokens(
+    trace: Trace,
+    show: str = "share",
+    *,
+    text: int = 0,
+    row: int = 0,
+    title: str = "Where it writes",
+) -> View:
+    """Colour the tokens of a traced text by what the steering wrote there.
+
+    - `show`: the change's `share` of the stream's norm; its `strength`, coefficient times gate;
+      the `gate` alone; or the change `along` the direction, in the stream's units.
+    - `text`, `row`: which of the traced texts, and which row of its batch.
+
+    One line an intervention. Raises BadInputError if the trace holds no such text, and
+    UnknownNameError on another `show`.
 
     >>> with steering.trace(model) as trace:
     ...     text = model.generate("Once upon a time", max_new_tokens=8, verbose=False)
-    >>> tokens(trace).title
-    'Where it writes'
+    >>> tokens(trace, "gate").legend.count("gate")
+    1
     """
-    if text >= len(trace.texts):
-        raise BadInputError(f"The trace holds {len(trace.texts)} texts; there is no text {text}.")
+    if show not in UNITS:
+        raise UnknownNameError(f"There is no {show!r} to show: choose of {', '.join(UNITS)}.")
+    if not 0 <= text < len(trace.texts) or not 0 <= row < len(trace.texts[text].tokens):
+        held = ", ".join(str(len(each.tokens)) for each in trace.texts)
+        raise BadInputError(
+            f"The trace holds {len(trace.texts)} texts, of {held or 'no'} rows; there is no row "
+            f"{row} of text {text}."
+        )
     traced = trace.texts[text]
     real = traced.real[row]
-    share = traced.share[:, row, real]
     strength = traced.strength[:, row, real]
+    grids = {
+        "share": traced.share[:, row, real] * strength.sign(),
+        "strength": strength,
+        "gate": traced.gate[:, row, real],
+        "along": traced.along[:, row, real],
+    }
     strings = [s for s, kept in zip(traced.strings[row], real.tolist(), strict=True) if kept]
     generated = traced.generated[row, real].nonzero().flatten().tolist()
     return colored_tokens(
         strings,
-        share * strength.sign(),
+        grids[show],
         labels=[_label(leaf.hook_name) for leaf in trace.interventions],
         details=[[f"strength {value:.3g}" for value in line] for line in strength.tolist()],
         marks={generated[0]: "generated"} if generated else None,
+        unit=UNITS[show],
+        title=title,
+    )
+
+
+def projections(
+    model: Host,
+    directions: Direction | Sequence[Direction],
+    item: Item,
+    *,
+    steering: Steering | None = None,
+    title: str = "Where the direction is",
+) -> View:
+    """Colour a text's tokens by the cosine of their activation with a direction; one line each.
+
+    Under `steering`, if given, as it leaves the activations. Raises BadInputError on what is no
+    direction, and on one of another shape. Cost: one forward pass of the text.
+
+    >>> layers = [directions["resid_post", layer] for layer in (1, 2, 3)]
+    >>> projections(model, layers, "I love this").element
+    'ColoredTokensMulti'
+    """
+    found = [directions] if isinstance(directions, Direction) else list(directions)
+    if not found or not all(isinstance(each, Direction) for each in found):
+        raise BadInputError("Projections are those on one Direction or more; got something else.")
+    for each in found:
+        check_read(model, each.hook_name)
+    encoded = encode(model, item)
+    with nullcontext() if steering is None else steering.on(model):
+        read = _read(model, encoded, [each.hook_name for each in found])
+    lines = []
+    for each in found:
+        x = read[each.hook_name]
+        if x.shape[1:] != each.vector.shape:
+            raise BadInputError(
+                f"{each!r} does not fit activations of shape {tuple(x.shape[1:])} there."
+            )
+        lines.append(torch.cosine_similarity(x.flatten(1), each.vector.flatten()[None], dim=1))
+    return colored_tokens(
+        token_strings(model, torch.tensor(encoded.tokens)),
+        torch.stack(lines),
+        labels=[f"{_label(each.hook_name)} {each.name}" for each in found],
+        unit="cosine with the direction",
         title=title,
     )
 
@@ -75,16 +151,22 @@ def heads(
 
 
 def _pattern(model: Host, item: Any, layer: int) -> Float[Tensor, "head query key"]:
-    kept: list[Tensor] = []
+    name = hook_name("pattern", layer)
+    return _read(model, item, [name])[name]
 
-    def keep(pattern: Tensor, hook: Any) -> None:
-        kept.append(pattern[0].detach().float().cpu())
+
+def _read(model: Host, item: Any, names: Sequence[str]) -> dict[str, Float[Tensor, "_ *rest"]]:
+    """What passes the hook points named in one pass of a text, in float32 on the CPU."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, activation: Tensor, hook: Any) -> None:
+        kept[name] = activation[0].detach().float().cpu()
 
     batch = pad(model, [item], device_of(model))
-    name = hook_name("pattern", layer)
-    with torch.no_grad(), telling(model, batch), model.hooks(fwd_hooks=[(name, keep)]):
+    hooks: FwdHooks = [(name, partial(keep, name)) for name in dict.fromkeys(names)]
+    with torch.no_grad(), telling(model, batch), model.hooks(fwd_hooks=hooks):
         model(batch.tokens)
-    return kept[0]
+    return kept
 
 
 def _label(name: str) -> str:

@@ -224,7 +224,7 @@ def test_a_head_that_copies_is_seen_to(host: str) -> None:
     found = readers(model, sl.Direction("blocks.0.hook_resid_post", vector))
     assert found.top(1) == [(1, 2)]
     assert float(found.copies[0, 2]) > 0.99
-    with pytest.raises(BadInputError, match="not a direction of the stream"):
+    with pytest.raises(BadInputError, match="not a direction of this model's stream"):
         readers(model, sl.Direction("blocks.0.attn.hook_z", torch.ones(4, 8)))
     with pytest.raises(BadInputError, match="after the last"):
         readers(model, direction("blocks.2.hook_resid_post"))
