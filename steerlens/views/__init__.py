@@ -39,6 +39,8 @@ from steerlens.views.plots import Panel as Panel
 from steerlens.views.plots import curve as curve
 from steerlens.views.plots import panels as panels
 from steerlens.views.report import report as report
+from steerlens.views.sweeps import dose_response as dose_response
+from steerlens.views.sweeps import layer_sweep as layer_sweep
 from steerlens.views.text import side_by_side as side_by_side
 from steerlens.views.tokens import colored_tokens as colored_tokens
 from steerlens.views.traced import heads as heads
