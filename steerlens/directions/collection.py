@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from steerlens.cards import count
+from steerlens.cards import count, interval, number, table_card
 from steerlens.directions.direction import Direction
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import hook_name, split_name
@@ -60,4 +60,25 @@ class Directions(Mapping[str, Direction]):
         return "\n".join([head, *(f"  {direction!r}" for direction in self.found.values())])
 
     def _repr_html_(self) -> str:
-        return "".join(direction._repr_html_() + "<br>" for direction in self.found.values())
+        found = list(self.found.values())
+        told = dict.fromkeys(each.items for each in found if each.items)
+        names = ", ".join(repr(name) for name in dict.fromkeys(each.name for each in found))
+        title = ", ".join([f"Directions {names}: {count(len(self), 'direction')}", *told])
+        head = ["at", "length", "held-out AUC", "effect size", "halves agree", "placebo", "rank"]
+        return table_card(title, head, [_told(each) for each in found])
+
+
+def _told(direction: Direction) -> list[str]:
+    """A direction's place, length and quality, as a line of the table."""
+    line = [direction.hook_name, number(direction.norm)]
+    if (q := direction.quality) is None:
+        return [*line, "not measured", *[""] * 4]
+    beside = (interval(*q.shuffled_band), interval(*q.random_band))
+    return [
+        *line,
+        f"{q.auc:.2f} {interval(*q.auc_interval)}",
+        f"{q.effect_size:.1f} sd",
+        f"cosine {q.split_half_cosine:.2f}",
+        f"labels {beside[0]}, random {beside[1]}",
+        f"{q.rank} of {2 * q.placebos + 1}",
+    ]

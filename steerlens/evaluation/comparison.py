@@ -84,7 +84,9 @@ class Comparison:
             }
         )
 
-    def _headline(self) -> str:
+    @property
+    def headline(self) -> str:
+        """How many rows differ, where they part, and how far."""
         parted = [each for each in self.first_difference if each is not None]
         head = f"{len(parted)} of {len(self.base)} rows differ"
         if parted:
@@ -101,7 +103,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         """Return how many rows differ and where, and a few texts side by side, cut to width."""
-        lines = [f"Comparison({self._headline()})", _cut(f"  {self.steering!r}")]
+        lines = [f"Comparison({self.headline})", _cut(f"  {self.steering!r}")]
         for row in self._shown():
             texts = [self.base[row].text, self.steered[row].text]
             lines.append(_cut(f"  {row}: {_one_line(self.prompts[row])}"))
@@ -115,7 +117,7 @@ class Comparison:
             rows[f"{row} prompt"] = self.prompts[row]
             rows[f"{row} base"] = self.base[row].text
             rows[f"{row} steered"] = self.steered[row].text
-        return card(f"Comparison: {self._headline()}", rows)
+        return card(f"Comparison: {self.headline}", rows)
 
 
 def compare(

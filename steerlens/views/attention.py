@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from steerlens.cards import drawable
 from steerlens.errors import BadInputError
 from steerlens.views import live
 from steerlens.views.page import View
 from steerlens.views.png import heat_map
 from steerlens.views.scale import Floats, Scale, numbers, shown
-from steerlens.views.theme import drawable, text, token_text
+from steerlens.views.theme import text, token_text
 
 MOST_LIVE = 120_000
 """Cells beyond which the drawing's props would weigh about a megabyte; the view stays static."""

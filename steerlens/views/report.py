@@ -13,7 +13,7 @@ from steerlens.attribution import Attribution
 from steerlens.editing import Edit
 from steerlens.effects import Effect, Mediation
 from steerlens.errors import BadInputError
-from steerlens.evaluation import EqualDose
+from steerlens.evaluation import Comparison, EqualDose
 from steerlens.methods.adaptation import Adaptation
 from steerlens.trace import Trace
 from steerlens.views.adapting import shares, trajectory
@@ -21,6 +21,7 @@ from steerlens.views.causes import attribution_map, effect_map, flow, mediation_
 from steerlens.views.edits import edit_map
 from steerlens.views.effects import effects
 from steerlens.views.page import HasHtml, View, page, prose, save_page
+from steerlens.views.text import side_by_side
 from steerlens.views.traced import tokens
 
 Section = View | str | HasHtml
@@ -30,6 +31,7 @@ _DRAWN: dict[type, Callable[[Any], list[Section]]] = {
     Mediation: lambda found: [mediation_map(found)],
     Attribution: lambda found: [found, attribution_map(found)],
     Edit: lambda edit: [edit, edit_map(edit)],
+    Comparison: lambda found: [found.steering, side_by_side(found)],
     EqualDose: lambda found: [prose(found.sentence()), effects(found)],
     Adaptation: lambda found: [found, shares(found), trajectory(found)],
 }
@@ -40,8 +42,9 @@ def report(path: str | os.PathLike[str], *values: object, title: str = "A steeri
     """Write values as one self-contained HTML page, and return its path.
 
     - `values`: in the order of the page. A string is a heading; a trace, effect, mediation,
-      attribution, edit, equal-dose comparison or adaptation is drawn; a view is shown; of anything
-      else with a notebook card (steerings, directions, bases, comparisons, doses, ...) its card.
+      attribution, edit, comparison (plain or at equal dose) or adaptation is drawn; a view is
+      shown; of anything else with a notebook card (steerings, directions, bases, doses, ...) its
+      card.
 
     The page ends with what the values were made on, and with versions. It asks the network for
     nothing. Raises BadInputError without values, on one that cannot be shown, and where the folder

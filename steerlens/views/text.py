@@ -8,6 +8,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from steerlens.errors import BadInputError
+from steerlens.evaluation import Comparison
 from steerlens.views.page import View
 from steerlens.views.theme import BLUE, GREY, VERMILION, text, tint
 
@@ -18,16 +19,18 @@ _VERDICTS = {"positive": BLUE, "negative": VERMILION}
 
 
 def side_by_side(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Comparison | Sequence[Mapping[str, Any]],
     *,
     title: str = "Base and steered",
     subtitle: str = "changed words are marked, the first of them more strongly",
 ) -> View:
     """Show prompts with their base and steered completions, the differences marked.
 
-    Each row is a mapping: `prompt`, `base`, `steered` (a text, or a mapping of names to
-    texts, a column each), and, if there are any, `verdicts`: a mapping from a column
-    (`base`, `steered`, or its name) to a judge's word such as `positive` or `unparsed`.
+    - `rows`: what `steerlens.compare` returns, or mappings: `prompt`, `base`, `steered` (a text,
+      or a mapping of names to texts, a column each), and, if there are any, `verdicts`: a mapping
+      from a column (`base`, `steered`, or its name) to a judge's word such as `positive` or
+      `unparsed`.
+    - `title`, `subtitle`: what stands above the view.
 
     >>> row = {"prompt": "I feel", "base": " bad.", "steered": " good."}
     >>> '<mark class="sl-first">good.</mark>' in side_by_side([row]).static
@@ -35,6 +38,9 @@ def side_by_side(
 
     Raises BadInputError where a row lacks a text, or has other columns than the first.
     """
+    if isinstance(rows, Comparison):
+        lines = rows.frame().to_dict("records")
+        return side_by_side(lines, title=title, subtitle=f"{rows.headline}; {subtitle}")
     if not rows:
         return View(title, '<div class="sl-muted">No completions.</div>')
     columns = list(_steered(rows[0]))

@@ -7,9 +7,10 @@ legible on white paper, in a dark notebook theme and in print.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Mapping
 from html import escape
+
+from steerlens.cards import drawable
 
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00",
@@ -22,7 +23,6 @@ LEGIBLE = 0.72
 """The opacity up to which text on a colour can be read, in light and in dark."""
 
 _SPECIAL = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def text(value: object) -> str:
@@ -32,20 +32,6 @@ def text(value: object) -> str:
     '&lt;/script&gt;&amp;&#x27;'
     """
     return escape(drawable(str(value)), quote=True)
-
-
-def drawable(value: str) -> str:
-    """Spell out characters that would be invisible, or reorder the text around them.
-
-    >>> drawable("a" + chr(0x202E) + "b")
-    'a⟨202E⟩b'
-    """
-    return "".join(
-        f"⟨{ord(char):04X}⟩"
-        if char not in _SPECIAL and unicodedata.category(char) in _HIDDEN
-        else char
-        for char in value
-    )
 
 
 def token_text(token: str) -> str:

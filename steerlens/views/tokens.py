@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from steerlens.cards import drawable
 from steerlens.errors import BadInputError
 from steerlens.views import live
 from steerlens.views.page import View
 from steerlens.views.scale import Floats, Scale, numbers, shown
-from steerlens.views.theme import drawable, live_token, text, token_text
+from steerlens.views.theme import live_token, text, token_text
 
 LINE_WIDTH = 96
 """Characters on a line of the layer-by-layer view."""

@@ -159,6 +159,10 @@ def test_nothing_to_show() -> None:
     assert "No tokens" in views.colored_tokens([], []).static
     assert "No attention" in views.attention([], np.zeros((0, 0, 0))).static
     assert "No completions" in views.side_by_side([]).static
+    silent = views.side_by_side([{"prompt": "", "base": "", "steered": ""}]).static
+    assert Tags(silent).tags.count("td") == 3
+    assert "<mark" not in silent
+    assert "sl-first" in views.side_by_side([{"prompt": "", "base": "", "steered": "a"}]).static
 
 
 def test_missing_values_are_told_and_never_reach_the_drawing() -> None:
