@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     "docs/start.md": ["Direction('sentiment'", "Calibrated("],
     "docs/one-equation.md": ["Comparison("],
+    "docs/views.md": ["Otto, not Leo promotes ' Otto'", "suppresses ' Leo'", "kB"],
     "docs/evaluating.md": ["at 0.1 nats a token", "Calibrated("],
     "docs/effects.md": ["logit of the first answer above the second", "L2H7"],
     "docs/editing.md": ["hooks and weights the same", "a fresh load gives the edited logits"],

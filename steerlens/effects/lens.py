@@ -21,6 +21,8 @@ from steerlens.text import token_strings
 if TYPE_CHECKING:
     import pandas
 
+CHUNK = 16_384
+"""Tokens of the vocabulary at a time, so that a large unembedding is never copied whole."""
 Promoted = tuple[str, int, float]
 """A token as text, its id, and its score."""
 
@@ -29,15 +31,16 @@ Promoted = tuple[str, int, float]
 class LogitLens:
     """What adding a direction does to the logits by the straight path, through no later block.
 
-    A score is the token's change of logit less the mean change, in standard deviations over the
-    vocabulary: how long the direction is, and the scale of the final norm, cancel out.
+    A score is what the token's logit gains on the mean over the vocabulary, as a multiple of what
+    random directions of the same length do to that token, by root mean square. How long the
+    direction is, the scale of the final norm and the length of the token's unembedding cancel out.
     """
 
     direction: str
     promoted: tuple[Promoted, ...]
-    """The tokens whose logits rise most, the first most."""
+    """The tokens of the highest scores, the first highest."""
     suppressed: tuple[Promoted, ...]
-    """The tokens whose logits fall most, the first most."""
+    """The tokens of the lowest scores, the first lowest."""
     scores: Float[Tensor, " d_vocab"]
     chance: Interval
     """95% band, over random directions, of the greatest score of any token."""
@@ -70,7 +73,7 @@ class LogitLens:
         return told | {"chance reaches": interval(*self.chance, digits=1)}
 
     def _repr_html_(self) -> str:
-        return card("Logit lens, in standard deviations over the vocabulary", self._told())
+        return card("Logit lens, as multiples of chance", self._told())
 
 
 def logit_lens(
@@ -80,7 +83,8 @@ def logit_lens(
 
     Through the final norm's gain and the unembedding alone (nostalgebraist's logit lens, applied
     to a direction): what later blocks make of it is left out, so that early directions say little
-    here; `effect` measures the whole. `randoms` random directions tell how far chance reaches.
+    here; `effect` measures the whole. `randoms` random directions tell how far chance reaches
+    over a whole vocabulary.
 
     Raises BadInputError on a direction that is not of the stream, and on k outside of
     1 ... d_vocab / 2. Cost: `randoms` products with the unembedding, no pass.
@@ -96,11 +100,11 @@ def logit_lens(
             f"A logit lens shows k = 1 ... {most} tokens of either end beside 1 random direction "
             f"or more; got k = {k}, randoms = {randoms}."
         )
-    scores = _scores(weights, direction.vector[None])[0]
     drawn = torch.randn(
-        randoms, len(direction.vector), generator=torch.Generator().manual_seed(seed)
+        randoms, direction.vector.numel(), generator=torch.Generator().manual_seed(seed)
     )
-    chance = band(torch.cat([_scores(weights, each[None]).amax(1) for each in drawn]))
+    scores, *others = _scores(weights, torch.cat([direction.vector[None], drawn]))
+    chance = band(torch.stack([each.max() for each in others]))
     order = scores.argsort(descending=True, stable=True)
     ends = order[:k], order.flip(0)[:k]
     promoted, suppressed = (_named(model, scores, end) for end in ends)
@@ -108,11 +112,16 @@ def logit_lens(
 
 
 def _scores(weights: Components, vectors: Float[Tensor, "v d_model"]) -> Float[Tensor, "v d_vocab"]:
-    """Each vector's change of the logits, standardised over the vocabulary."""
-    norm, unembedding = weights.final, weights.unembedding
-    seen = norm.gain * norm.centre(vectors.to(unembedding.device))
-    logits = (seen @ unembedding).cpu()
-    return (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True).clamp_min(1e-30)
+    """What each vector adds to each token's logit less the mean logit, as multiples of chance."""
+    unembedding = weights.unembedding
+    mean = unembedding.mean(1, keepdim=True)
+    units = torch.nn.functional.normalize(vectors.to(unembedding.device), dim=1)
+    found = []
+    for columns in unembedding.split(CHUNK, dim=1):
+        read = weights.final.pulled((columns - mean).T)
+        chance = read.norm(dim=1) / read.shape[1] ** 0.5
+        found.append((units @ read.T / chance.clamp_min(1e-30)).cpu())
+    return torch.cat(found, dim=1)
 
 
 def _named(model: Host, scores: Tensor, ids: Tensor) -> tuple[Promoted, ...]:

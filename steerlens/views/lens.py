@@ -11,7 +11,7 @@ from steerlens.views.theme import BLUE, VERMILION, text, token_text
 
 WIDTH, LINE, HEIGHT = 360, 19, 13
 TOP, GAP, BELOW, SIDE = 26, 12, 46, 60
-UNIT = "standard deviations over the vocabulary"
+UNIT = "multiples of what a random direction does to that token"
 
 
 def logit_lens(found: LogitLens, *, title: str | None = None) -> View:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from cases import EACH, EACH_HOST
@@ -9,6 +11,7 @@ from models import tiny
 
 import steerlens as sl
 from steerlens import views
+from steerlens.components import components
 from steerlens.effects import logit_lens
 from steerlens.errors import BadInputError
 
@@ -18,6 +21,15 @@ pytestmark = pytest.mark.host
 def direction(model: object, seed: int = 0) -> sl.Direction:
     vector = torch.randn(32, generator=torch.Generator().manual_seed(seed))
     return sl.Direction("blocks.1.hook_resid_post", vector, name="up")
+
+
+def chances(model: Any, given: sl.Direction) -> torch.Tensor:
+    """What random directions of the same length add to each token's logit less the mean logit."""
+    norm = components(model).final
+    with torch.no_grad():
+        added = (norm.gain * norm.centre(torch.eye(32))) @ model.W_U.float()
+    every = added - added.mean(1, keepdim=True)
+    return given.norm * every.square().mean(0).sqrt().double()
 
 
 @EACH
@@ -35,9 +47,11 @@ def test_scores_are_what_the_model_adds_to_a_stream_that_is_long(
     with torch.no_grad():
         normed = [model.ln_final(each) for each in (stream, stream + given.vector)]
         change = ((normed[1] - normed[0]).double() @ model.W_U.double())[0, 0]
-    wanted = (change - change.mean()) / change.std()
+    wanted = (change - change.mean()) * length  # the norm's scale, but for a factor
     found = logit_lens(model, given, k=3)
-    torch.testing.assert_close(found.scores.double(), wanted, atol=0.02, rtol=0.02)
+    gain = found.scores.double() * chances(model, given)
+    factor = (wanted @ gain) / (gain @ gain)
+    torch.testing.assert_close(wanted, factor * gain, atol=0.01 * float(wanted.std()), rtol=0.01)
     assert [each[1] for each in found.promoted] == found.scores.topk(3).indices.tolist()
     assert [each[1] for each in found.suppressed] == (-found.scores).topk(3).indices.tolist()
 
