@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import re
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import steerlens as sl
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -58,3 +62,40 @@ def test_links_lead_somewhere() -> None:
             continue
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def public(module: ModuleType) -> dict[str, object]:
+    """The names that a module offers: those of its own and those it takes from its rooms."""
+    found = {name: getattr(module, name) for name in vars(module) if not name.startswith("_")}
+    return {
+        name: value
+        for name, value in found.items()
+        if getattr(value, "__module__", "").startswith("steerlens")
+    }
+
+
+ROOMS = [
+    *(sl.positions, sl.transforms, sl.signals, sl.evaluation, sl.effects, sl.editing),
+    *(sl.methods, sl.views, sl.demo),
+]
+
+
+def test_every_name_at_the_top_is_on_the_api_page() -> None:
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"auto(?:class|function):: (\w+)", page))
+    names = public(sl)
+    assert "Contrast" in names
+    assert listed == names.keys() | {"report"}
+    assert {room.__name__ for room in ROOMS} <= set(re.findall(r"steerlens\.\w+", page))
+
+
+@pytest.mark.parametrize("room", [sl, *ROOMS], ids=lambda room: room.__name__)
+def test_every_public_name_is_documented(room: ModuleType) -> None:
+    assert room.__doc__
+    for name, value in public(room).items():
+        assert inspect.getdoc(value), f"{room.__name__}.{name} has no docstring"
+        members = vars(value).items() if inspect.isclass(value) else ()
+        for member, part in members:
+            own = inspect.isfunction(part) or isinstance(part, property | classmethod)
+            if own and not member.startswith("_"):
+                assert inspect.getdoc(part), f"{room.__name__}.{name}.{member} has no docstring"
