@@ -24,6 +24,7 @@ ORDER = [
     "positions",
     "clock",
     "passes",
+    "prefixes",
     "contrast",
     "activations",
     "directions",

@@ -117,7 +117,7 @@ def _scores(weights: Components, vectors: Float[Tensor, "v d_model"]) -> Float[T
     mean = unembedding.mean(1, keepdim=True)
     units = torch.nn.functional.normalize(vectors.to(unembedding.device), dim=1)
     found = []
-    for columns in unembedding.split(CHUNK, dim=1):
+    for columns in torch.split(unembedding, CHUNK, dim=1):
         read = weights.final.pulled((columns - mean).T)
         chance = read.norm(dim=1) / read.shape[1] ** 0.5
         found.append((units @ read.T / chance.clamp_min(1e-30)).cpu())

@@ -16,7 +16,7 @@ from steerlens.cards import card, number
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import Completion, completions
 from steerlens.evaluation.metrics import kl
-from steerlens.evaluation.scoring import log_probs_at
+from steerlens.evaluation.predicting import log_probs_at
 from steerlens.host import Host, device_of
 from steerlens.running import running
 from steerlens.steering import Steering

@@ -14,7 +14,7 @@ from steerlens.clock import Clock
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import completions
 from steerlens.evaluation.metrics import kl
-from steerlens.evaluation.scoring import log_probs_at, repeated, scored_at
+from steerlens.evaluation.predicting import log_probs_at, repeated, scored_at
 from steerlens.host import Host, device_of, token_id
 from steerlens.interventions import Strength
 from steerlens.rows import at_rows

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.metrics import kl
-from steerlens.evaluation.scoring import log_probs_at
+from steerlens.evaluation.predicting import log_probs_at
 from steerlens.host import Host, device_of
 from steerlens.rows import at_rows
 from steerlens.running import running

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.metrics import entropy, kl
+from steerlens.evaluation.predicting import (
+    log_probs_at,
+    predictions,
+    scored_at,
+    steered_log_probs,
+)
 from steerlens.host import Host, device_of
-from steerlens.passes import telling
 from steerlens.rows import Family
-from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Batch, Encoded, Item, batches, encode
 
@@ -82,7 +86,7 @@ def token_divergences(
 
     def nats(batch: Batch, scored: Bool[Tensor, "batch pos"]) -> Float[Tensor, "coeff scored"]:
         base = log_probs_at(model, batch, scored)
-        steered = _steered_log_probs(model, steering, coeffs, batch, scored)
+        steered = steered_log_probs(model, steering, coeffs, batch, scored)
         return torch.stack([kl(base, part) for part in steered])
 
     return _by_token(model, items, coeffs, batch_tokens, nats)
@@ -107,7 +111,7 @@ def token_entropies(
     """
 
     def nats(batch: Batch, scored: Bool[Tensor, "batch pos"]) -> Float[Tensor, "coeff scored"]:
-        found = _steered_log_probs(model, steering, coeffs, batch, scored)
+        found = steered_log_probs(model, steering, coeffs, batch, scored)
         return torch.stack([entropy(part) for part in found])
 
     return _by_token(model, items, coeffs, batch_tokens, nats)
@@ -127,7 +131,7 @@ def token_log_probs(
     Every coefficient multiplies the steering; without one, all rows are the base model's. Of a
     family each coefficient multiplies its own member. Raises
     as `token_divergences` does. Cost: one forward pass for each coefficient and text before a
-    last token, so that answers of one token after the same prompt share a pass.
+    last token; prompts that several completions share are computed once, where that is cheaper.
 
     >>> items = [("a good day", " and"), ("a good day", " but")]
     >>> [first, second] = token_log_probs(model, items, steering, [0.0, 1.0])
@@ -135,21 +139,16 @@ def token_log_probs(
     2
     """
     encoded = _completed(model, items)
-    sharing: dict[Encoded, list[int]] = {}
+    same: dict[Encoded, list[int]] = {}
     for number, each in enumerate(encoded):
-        sharing.setdefault(Encoded(each.tokens[:-1], each.prompt_length), []).append(number)
-    contexts, device = list(sharing), device_of(model)
-    values: dict[int, Tensor] = {}
-    room = _room(coeffs, batch_tokens)
-    for rows, batch in batches(model, contexts, batch_tokens=room, device=device):
-        predicting = scored_at(batch, ahead=1)
-        found = _steered_log_probs(model, steering, coeffs, batch, predicting)
-        parts = torch.split(found, predicting.sum(1).tolist(), dim=1)
-        for row, part in zip(rows, parts, strict=True):
-            for number in sharing[contexts[row]]:
-                ids = torch.tensor(encoded[number].tokens[contexts[row].prompt_length :])
-                chosen = ids.to(device).expand(len(part), -1)[..., None]
-                values[number] = part.gather(2, chosen).squeeze(2).cpu()
+        same.setdefault(Encoded(each.tokens[:-1], each.prompt_length), []).append(number)
+    contexts, values = list(same), dict[int, Tensor]()
+    found = predictions(model, steering, contexts, coeffs, _room(coeffs, batch_tokens))
+    for place, part in found:
+        for number in same[contexts[place]]:
+            ids = torch.tensor(encoded[number].tokens[contexts[place].prompt_length :])
+            chosen = ids.to(part.device).expand(len(part), -1)[..., None]
+            values[number] = part.gather(2, chosen).squeeze(2).cpu()
     return [values[number] for number in range(len(encoded))]
 
 
@@ -201,48 +200,6 @@ def _completed(model: Host, items: Sequence[Item]) -> list[Encoded]:
     return encoded
 
 
-def _steered_log_probs(
-    model: Host,
-    steering: Steering | Family | None,
-    coeffs: Sequence[float],
-    batch: Batch,
-    mask: Bool[Tensor, "batch pos"],
-) -> Float[Tensor, "coeff scored vocab"]:
-    """Log-probabilities at the positions of a mask, all coefficients as rows of one pass."""
-    if steering is None:
-        return log_probs_at(model, batch, mask).expand(len(coeffs), -1, -1)
-    scale = torch.tensor(coeffs).repeat_interleave(len(batch.tokens))
-    if isinstance(steering, Family):
-        steering = _members(steering, coeffs).over(len(batch.tokens))
-    with running((steering * scale).expression, model, may_miss=True):
-        found = log_probs_at(model, repeated(batch, len(coeffs)), mask.repeat(len(coeffs), 1))
-    return found.reshape(len(coeffs), -1, found.shape[1])
-
-
-def _members(family: Family, coeffs: Sequence[float]) -> Family:
-    """The family. Raises BadInputError unless there is a coefficient for each member."""
-    if len(coeffs) != family.size:
-        raise BadInputError(
-            f"{len(coeffs)} coefficients are given for {family.size} steerings. Give one each."
-        )
-    return family
-
-
-def log_probs_at(
-    model: Host, batch: Batch, mask: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, "scored vocab"]:
-    """Log-probabilities at the positions of a mask, row after row."""
-    with torch.no_grad(), telling(model, batch):
-        return torch.log_softmax(model(batch.tokens)[mask].float(), dim=-1)
-
-
-def scored_at(batch: Batch, ahead: int = 0) -> Bool[Tensor, "batch pos"]:
-    """The positions that predict a completion's tokens, and `ahead` more past its end."""
-    index = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    last = batch.real.sum(1, keepdim=True) - 1 + ahead
-    return (index >= batch.prompt_lengths[:, None] - 1) & (index < last)
-
-
 def _row_means(
     values: Float[Tensor, " scored"], mask: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, " batch"]:
@@ -251,12 +208,3 @@ def _row_means(
     rows = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), counts)
     sums = torch.zeros(len(mask), device=mask.device).index_add_(0, rows, values)
     return sums / counts
-
-
-def repeated(batch: Batch, times: int) -> Batch:
-    """Return the rows of a batch several times over."""
-    return Batch(
-        batch.tokens.repeat(times, 1),
-        batch.real.repeat(times, 1),
-        batch.prompt_lengths.repeat(times),
-    )

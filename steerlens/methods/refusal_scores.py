@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from steerlens.errors import BadInputError
-from steerlens.evaluation.scoring import log_probs_at
+from steerlens.evaluation.predicting import log_probs_at
 from steerlens.host import Host, device_of, need_tokenizer
 from steerlens.running import running
 from steerlens.steering import Steering

@@ -19,7 +19,7 @@ from steerlens.demo.sampling import Subject, log_probs
 from steerlens.demo.tasks import neutral_in_world, of_world, replies_in_world
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.evaluation import choices as choosing
-from steerlens.evaluation import completions, divergence, perplexity, scoring
+from steerlens.evaluation import completions, divergence, perplexity, predicting, scoring
 from steerlens.evaluation.choices import Choice, MultipleChoice, Propensity
 from steerlens.evaluation.continuation import Continuation, read
 from steerlens.evaluation.loading import from_contrast
@@ -250,13 +250,13 @@ def test_measures_agree_with_each_other(logps: list[float], shift: float, data: 
 
 def test_options_of_one_token_share_a_pass(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    original = scoring.log_probs_at
+    original = predicting.log_probs_at
 
     def counted(model: Any, batch: Any, mask: Any) -> torch.Tensor:
         rows.append(len(batch.tokens))
         return original(model, batch, mask)
 
-    monkeypatch.setattr(scoring, "log_probs_at", counted)
+    monkeypatch.setattr(predicting, "log_probs_at", counted)
     MultipleChoice("one", [Choice("good w1", [" w2", " w3", " w4"], [0])]).scores(model)
     assert sum(rows) == 1
 

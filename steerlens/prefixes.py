@@ -1,0 +1,116 @@
+"""Prompts that several texts share, computed once, and passes that go on from their cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.host import Host, device_of, is_bridge
+from steerlens.passes import telling
+from steerlens.text import Batch, Encoded
+
+PASS = {"cpu": 2.5e6, "cuda": 2.5e9}
+"""d_model squared, times the tokens that cost as much as one more pass does by itself."""
+
+
+class Prefix:
+    """One pass over prompts of one length, and passes over what follows them.
+
+    Exact: keys and values are those of the host's own cache, filled under whatever steering is on,
+    and what goes on from it leaves it as it was. Memory: the cache, twice.
+    """
+
+    def __init__(self, model: Host, prompts: Int[Tensor, "batch prompt"]) -> None:
+        """Run the prompts."""
+        self.model = model
+        self.prompts = prompts
+        self._past = _empty_cache(model, len(prompts))
+        self.logits: Float[Tensor, "batch prompt d_vocab"] = self._run(
+            prompts, prompts, torch.ones_like(prompts, dtype=torch.bool), self._past
+        )
+        if not is_bridge(model):
+            self._past.freeze()
+
+    def then(
+        self, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Return the logits of what follows each prompt: `lengths` tokens, and padding."""
+        index = torch.arange(tokens.shape[1], device=tokens.device)
+        real = torch.cat([torch.ones_like(self.prompts) > 0, index < lengths[:, None]], 1)
+        past = deepcopy(self._past) if is_bridge(self.model) else self._past  # others are frozen
+        return self._run(tokens, torch.cat([self.prompts, tokens], 1), real, past)
+
+    def _run(self, tokens: Tensor, whole: Tensor, real: Tensor, past: Any) -> Tensor:
+        """Run tokens after what is cached; `whole` is the text so far, and they its last."""
+        prompt_lengths = torch.full((len(real),), self.prompts.shape[1], device=real.device)
+        with torch.no_grad(), telling(self.model, Batch(whole, real, prompt_lengths)):
+            if is_bridge(self.model):
+                logits: Tensor = self.model(tokens, past_key_values=past, use_cache=True)
+                return logits
+            mask = torch.ones_like(tokens)  # without one, pad ids at the end are taken for pads
+            logits = self.model(tokens, attention_mask=mask, past_kv_cache=past)
+            return logits
+
+
+def _can_share(model: Host) -> bool:
+    """Whether the host keeps keys and values that a later pass can go on from."""
+    if not is_bridge(model):
+        return str(model.cfg.positional_embedding_type) != "shortformer"
+    from transformers import PreTrainedModel
+
+    inner = model.original_model  # type: ignore[attr-defined]
+    return isinstance(inner, PreTrainedModel) and not getattr(inner, "_is_stateful", False)
+
+
+def pass_tokens(model: Host) -> float:
+    """How many tokens cost as much as a pass by itself: few in a wide model, many on a GPU."""
+    device = "cpu" if device_of(model).type == "cpu" else "cuda"
+    return PASS[device] / float(model.cfg.d_model) ** 2
+
+
+def shared_parts(
+    model: Host, texts: Sequence[Encoded], room: int, times: int = 1
+) -> list[list[Sequence[int]]] | None:
+    """Return texts by the prompt that they share, in parts to run together; None if that is dearer.
+
+    A part is groups of texts whose prompts are of one length, as many as `room` tokens hold. What
+    is compared is tokens, each `times` over, and passes: every text whole, and every prompt once.
+    """
+    if not _can_share(model):
+        return None
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, text in enumerate(texts):
+        groups.setdefault(text.tokens[: text.prompt_length], []).append(number)
+    parts = list(_of_one_length(texts, list(groups.values()), room))
+    alone = sum(len(text.tokens) for text in texts)
+    saved = sum(len(prompt) * (len(group) - 1) for prompt, group in groups.items())
+    passes = sum(1 + max(map(len, part)) for part in parts)
+    dearer = times * saved <= pass_tokens(model) * (passes - alone / room)
+    return None if dearer else parts
+
+
+def _of_one_length(
+    texts: Sequence[Encoded], groups: Sequence[Sequence[int]], room: int
+) -> Iterator[list[Sequence[int]]]:
+    alike: dict[int, list[Sequence[int]]] = {}
+    for group in groups:
+        alike.setdefault(texts[group[0]].prompt_length, []).append(group)
+    for found in alike.values():
+        longest = max(len(texts[number].tokens) for group in found for number in group)
+        rows = max(1, room // longest)
+        yield from (list(found[start : start + rows]) for start in range(0, len(found), rows))
+
+
+def _empty_cache(model: Any, rows: int) -> Any:
+    if is_bridge(model):
+        from transformers import DynamicCache
+
+        return DynamicCache(config=model.original_model.config)
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, rows)
