@@ -14,14 +14,13 @@ Seed 0, one thread; hours a model.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas
 import torch
+from results import Results, loaded
 from tables import gains
 from tqdm import tqdm
 
@@ -137,17 +136,16 @@ def one_draw(
     return found
 
 
-def study(model: Any, out: str | None) -> dict[str, Any]:
+def study(model: Any, results: Results) -> Results:
     """Every task and draw."""
     bases = {domain: concepts(model, domain) for domain in ("reasoning", "safety")}
-    results: dict[str, Any] = {}
     for name in tqdm(HOME, desc="tasks"):
+        if name in results:
+            continue
         test = of_world(name, "test", TEST)
         base = test.scores(model).values[0].tolist()
         draws = [one_draw(model, bases, name, draw, test) for draw in range(DRAWS)]
         results[name] = {"none": {"scores": base, "kl": 0.0}, "draws": draws}
-        if out:
-            Path(out).write_text(json.dumps(results) + "\n")
     return results
 
 
@@ -219,11 +217,13 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "report", "curves"])
     parser.add_argument("given", nargs="*", help="results to report on")
     parser.add_argument("--folder", help="of another Steerling; by default the bundled one")
-    parser.add_argument("--out", help="where the results go, task by task")
+    parser.add_argument(
+        "--out", help="where the results go, task by task; a run that was killed goes on"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "report":
-        report([json.loads(Path(name).read_text()) for name in arguments.given])
+        report(loaded(arguments.given))
         return
     model = load_model(folder=arguments.folder)
     if arguments.what == "curves":
@@ -233,7 +233,7 @@ def main() -> None:
         by = found.groupby(["examples", "budget"])["gain"]
         print(by.agg(["mean", "sem", "count"]).round(3).to_string())
         return
-    report([study(model, arguments.out)])
+    report([study(model, Results(arguments.out))])
 
 
 if __name__ == "__main__":

@@ -16,15 +16,14 @@ budgets from nothing to 5% of perplexity. Seed 0, one thread, about a quarter of
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas
 import torch
 from gated_settings import COEFFS, Setting, in_stories, in_world, variants
+from results import Results, loaded
 from tqdm import tqdm
 
 import steerlens as sl
@@ -49,10 +48,13 @@ def measured(model: Any, setting: Setting, steering: sl.Steering | None) -> Poin
     }
 
 
-def study(model: Any, setting: Setting) -> dict[str, Any]:
+def study(model: Any, setting: Setting, found: Results) -> Results:
     """The points of every variant of every base; None where no gate is right often enough."""
-    found: dict[str, Any] = {"none": measured(model, setting, None)}
+    if "none" not in found:
+        found["none"] = measured(model, setting, None)
     for name, make in tqdm(variants(model, setting), desc=setting.name):
+        if name in found:
+            continue
         try:
             steering = make()
         except sl.SteerLensError as error:
@@ -170,11 +172,11 @@ def main() -> None:
     parser.add_argument("--attribute", default="rudeness", help="or sentiment")
     parser.add_argument("--folder", help="of another Steerling; by default the bundled one")
     parser.add_argument("--texts", help="JSON list of stories")
-    parser.add_argument("--out", help="where the results go")
+    parser.add_argument("--out", help="where the results go; a run that was killed goes on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "report":
-        report([json.loads(Path(name).read_text()) for name in arguments.given])
+        report(loaded(arguments.given))
         return
     if arguments.what == "run":
         model: Any = load_model(folder=arguments.folder)
@@ -182,10 +184,7 @@ def main() -> None:
     else:
         model = host.load(arguments.given[0])
         setting = in_stories(arguments.texts)
-    results = study(model, setting)
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(results) + "\n")
-    report([results])
+    report([study(model, setting, Results(arguments.out))])
 
 
 if __name__ == "__main__":

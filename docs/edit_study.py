@@ -16,15 +16,14 @@ thread, about 12 minutes a model.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from behaviours import TEST, VALIDATION, Behaviour, in_stories, in_world
 from pictures import photograph
+from results import Results, loaded
 from tables import gains
 from tqdm import tqdm
 
@@ -202,14 +201,14 @@ def main() -> None:
     parser.add_argument("--pairs", help="JSONL of happy and sad pairs")
     parser.add_argument("--texts", help="JSON list of stories")
     parser.add_argument("--only", help="one behaviour")
-    parser.add_argument("--out", help="where the results go")
+    parser.add_argument("--out", help="where the results go; a run that was killed goes on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "pictures":
         pictures()
         return
     if arguments.what == "report":
-        report([json.loads(Path(name).read_text()) for name in arguments.given])
+        report(loaded(arguments.given))
         return
     if arguments.what == "run":
         model, behaviours = load_model(folder=arguments.folder), in_world()
@@ -217,11 +216,10 @@ def main() -> None:
         model = host.load(arguments.given[0])
         behaviours = [in_stories(arguments.pairs, arguments.texts)]
     wanted = [each for each in behaviours if arguments.only in (None, each.name)]
-    results = {}
+    results = Results(arguments.out)
     for each in wanted:
-        results[each.name] = study(model, each)
-        if arguments.out:
-            Path(arguments.out).write_text(json.dumps(results) + "\n")
+        if each.name not in results:
+            results[each.name] = study(model, each)
     report([results])
 
 

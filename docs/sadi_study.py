@@ -13,14 +13,13 @@ like the masks that were found. Seed 0, one thread, about 20 minutes a model.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pandas
 import torch
+from results import Results, loaded
 from tables import gains
 from tqdm import tqdm
 
@@ -160,18 +159,21 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "report"])
     parser.add_argument("given", nargs="*", help="results to report on")
     parser.add_argument("--folder", help="of another Steerling; by default the bundled one")
-    parser.add_argument("--out", required=False, help="where the results go, task by task")
+    parser.add_argument(
+        "--out",
+        required=False,
+        help="where the results go, task by task; a run that was killed goes on",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "report":
-        report([json.loads(Path(name).read_text()) for name in arguments.given])
+        report(loaded(arguments.given))
         return
     model = load_model(folder=arguments.folder)
-    results: dict[str, Any] = {}
+    results = Results(arguments.out)
     for name in TASKS:
-        results[name] = study(model, name)
-        if arguments.out:
-            Path(arguments.out).write_text(json.dumps(results) + "\n")
+        if name not in results:
+            results[name] = study(model, name)
     report([results])
 
 
