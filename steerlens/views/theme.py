@@ -181,6 +181,7 @@ STYLE = """
  padding:1px 3px!important}
 @media print{.sl-live,.sl-switch{display:none!important}
  .sl-drawn .sl-static{display:block!important}
+ .sl-static{overflow:visible}.sl-view table.sl-gloss{zoom:.78}
  .sl-view{break-inside:avoid;print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 

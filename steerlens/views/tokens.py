@@ -16,7 +16,7 @@ from steerlens.views.scale import Floats, Scale, numbers, shown
 from steerlens.views.theme import live_token, text, token_text
 
 LINE_WIDTH = 96
-"""Characters on a line of the layer-by-layer view."""
+"""Characters on a line of the layer-by-layer view, the rows' names among them."""
 MOST_LIVE = 4_000
 """Coloured values beyond which a browser draws too slowly; the view stays static."""
 MOST_HOVERS = 1_000
@@ -144,7 +144,8 @@ def _gloss(
 ) -> str:
     """Return a part of the text as lines of tokens, their rows beneath, as a gloss is set."""
     tables = []
-    for number, line in enumerate(_lines(tokens, span)):
+    room = max(LINE_WIDTH - max(map(len, names)), LINE_WIDTH // 2)
+    for number, line in enumerate(_lines(tokens, span, room)):
         heads = "".join(
             f'<th title="{_column(tokens, grid, names, pos)}">{text(token_text(tokens[pos]))}'
             for pos in line
@@ -183,13 +184,13 @@ def _column(tokens: Sequence[str], grid: Floats, names: list[str], pos: int) -> 
     return text(f"{pos}:{token_text(tokens[pos])} · {told}")
 
 
-def _lines(tokens: Sequence[str], span: range) -> list[list[int]]:
-    """Break positions into lines of about `LINE_WIDTH` characters."""
+def _lines(tokens: Sequence[str], span: range, room: int) -> list[list[int]]:
+    """Break positions into lines of about `room` characters."""
     lines: list[list[int]] = [[]]
     width = 0
     for pos in span:
         wide = len(token_text(tokens[pos])) + 1
-        if lines[-1] and width + wide > LINE_WIDTH:
+        if lines[-1] and width + wide > room:
             lines.append([])
             width = 0
         lines[-1].append(pos)

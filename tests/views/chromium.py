@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -104,6 +105,18 @@ class Browser:
                       ".getBoundingClientRect())")  # fmt: skip
         for x, y in ((0.0, 0.0), box):
             self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    @contextmanager
+    def on_paper(self, width: int) -> Iterator[None]:
+        """Lay the page out as for print, on paper so many pixels wide."""
+        paper = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setEmulatedMedia", media="print")
+        self._call("Emulation.setDeviceMetricsOverride", **paper)
+        try:
+            yield
+        finally:
+            self._call("Emulation.setEmulatedMedia", media="")
+            self._call("Emulation.clearDeviceMetricsOverride")
 
     def picture(self) -> bytes:
         """Return a PNG of what is in sight."""

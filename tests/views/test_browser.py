@@ -101,6 +101,20 @@ def test_the_static_twin_tells_its_numbers_too(drawn: Browser) -> None:
     assert drawn.js("document.querySelector('.sl-static').checkVisibility()")
 
 
+def test_on_paper_the_static_twin_stands_whole(browser: Browser, tmp_path: Path) -> None:
+    words = [f" word{i}" for i in range(60)]
+    values = np.random.default_rng(0).normal(size=(4, 60))
+    labels = [f"L{i} resid_post sentiment" for i in range(4)]
+    view = views.colored_tokens(words, values, labels=labels)
+    browser.open(views.save_page(tmp_path / "page.html", views.page("Long", [view])))
+    browser.wait(f"{DRAWN} === 1")
+    with browser.on_paper(720):
+        shown = "[...document.querySelectorAll('.sl-static')]"
+        assert browser.js(f"{shown}.every(e => e.checkVisibility())")
+        assert browser.js(f"{shown}.every(e => e.scrollWidth <= e.clientWidth)")
+        assert not browser.js("document.querySelector('.sl-live').checkVisibility()")
+
+
 def test_notebook_fragments_share_one_script(browser: Browser, tmp_path: Path) -> None:
     """The script comes in the second output."""
     waiting, carrying, late = drawings()
