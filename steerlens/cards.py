@@ -22,9 +22,13 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def share(value: float) -> str:
-    """Return a share as a percentage: 11%, 0.4%."""
+    """Return a share as a percentage.
+
+    >>> share(0.114), share(0.004), share(-0.12)
+    ('11%', '0.4%', '-12%')
+    """
     percent = 100 * value
-    return f"{percent:.0f}%" if percent >= 1 or percent == 0 else f"{percent:.1g}%"
+    return f"{percent:.0f}%" if abs(percent) >= 1 or percent == 0 else f"{percent:.1g}%"
 
 
 def interval(low: float, high: float, digits: int = 2) -> str:

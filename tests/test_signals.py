@@ -174,6 +174,17 @@ def test_numbers_rows_and_functions_combine() -> None:
     assert (~signal(lambda x: x[..., 0] > 0))(here).dtype == torch.float32
 
 
+def test_no_comparison_opens_on_what_is_not_a_number() -> None:
+    here = Moment(torch.full((1, 1, 1), torch.nan))
+    score = signal(lambda x: x[..., 0])
+    for gate in (score > 0.3, score >= 0.3, score < 0.3, score <= 0.3):  # type: ignore[operator]
+        assert gate(here).tolist() == [[0.0]]
+    exact = Moment(torch.full((1, 1, 1), 0.5))
+    opened = [each(exact).item() for each in (score >= 0.5, score <= 0.5, score > 0.5)]  # type: ignore[operator]
+    assert opened == [1.0, 1.0, 0.0]
+    assert repr(score >= 0.5).endswith(">= 0.5)")  # type: ignore[operator]
+
+
 def test_signals_are_neither_true_nor_false() -> None:
     """`and`, `or`, `not` and chained comparisons would drop a half of what is written."""
     for slip in (

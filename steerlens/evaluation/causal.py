@@ -162,7 +162,7 @@ def _partners(
 def _activations(
     model: Host, items: Sequence[Encoded], hook_name: str, batch_tokens: int
 ) -> Float[Tensor, "item pos *unit"]:
-    """What stands at a hook point at every token, 0 past the end of a text."""
+    """What stands at a hook point at every token; past a batch's longest text, 0."""
     longest, found = max(len(each.tokens) for each in items), {}
     for rows, batch in batches(model, items, batch_tokens=batch_tokens, device=device_of(model)):
         kept: list[Tensor] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steerlens.cards import card, count, interval, number, share
 from steerlens.evaluation.forcing import Forced, Nats, base_items
+from steerlens.evaluation.metrics import kl_summary
 from steerlens.host import Host
 from steerlens.statistics import Interval, band, expanded_level, resampled_rows
 from steerlens.steering import Steering
@@ -176,7 +177,7 @@ def _doses(nats: Nats, coeffs: Sequence[float], beside: Sequence[Dose | None]) -
             coeff=float(coeff),
             kl=float(means[i]),
             interval=_interval(sums[i], nats.counts),
-            p95=float(nats.values[i].quantile(0.95)),
+            p95=kl_summary(nats.values[i]).p95,
             share=float(nats.share[i]),
             per_prompt=sums[i] / nats.counts,
             tokens=nats.counts,

@@ -37,7 +37,6 @@ HOOKS: dict[str, str] = {
 """Where each site is steered."""
 _NOUNS = {"head": "head", "neuron": "neuron", "hidden": "hidden unit", "resid_post": "entry"}
 _LETTERS = {"head": "H", "neuron": "N", "hidden": "D", "resid_post": "D"}
-"""A hook point of gated MLPs alone: what the activation function's output multiplies."""
 _CHUNK = 64
 """Items whose neurons are kept at a time."""
 

@@ -100,7 +100,7 @@ def prior(
     basis = Basis.of(scaled, name)
     told = f"{number(share)} of the stream" if norm == "stream" else norm
     about = dict(next(iter(next(iter(found.values())).values())).provenance)
-    about = {key: about[key] for key in about if key not in ("data",)} | {"norm": told}
+    about = {key: about[key] for key in about if key != "data"} | {"norm": told}
     return replace(basis, provenance={**about, "concepts": ", ".join(contrasts)})
 
 

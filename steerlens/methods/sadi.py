@@ -233,7 +233,6 @@ def choose(
         raise BadInputError("There is nothing to choose from: give sadi.grid() or some of it.")
     masks: dict[tuple[str, str], Mask] = {}
     clean: dict[str, list[Tensor]] = {}
-    groups: dict[Config, list[Config]] = {}
     for each in configs:
         key = each.site, each.score
         if key not in masks:
@@ -241,21 +240,35 @@ def choose(
             masks[key] = identify(model, data, replace(each, k=most), progress=progress)
         if each.mode == "pin" and each.site not in clean:
             clean[each.site] = _clean(model, task.prompts, each.site)
-        groups.setdefault(replace(each, strength=2.0), []).append(each)
-    found: dict[Config, float] = {}
-    for shared, group in tqdm(groups.items(), desc="configurations", disable=not progress):
+    found = [0.0] * len(configs)
+    for shared, group in tqdm(_alike(configs), desc="configurations", disable=not progress):
+        strengths = [configs[place].strength for place in group]
         mask = masks[shared.site, shared.score].top(shared.k)
         if shared.mode == "scale":
-            deltas = [each.strength - 1 for each in group]
+            deltas = [each - 1 for each in strengths]
             means = task.scores(model, scaling(mask, shared), deltas).mean.tolist()
         else:
             rows = clean[shared.site]
-            pins = [_pinned(rows, mask, each.strength) for each in group]
+            pins = [_pinned(rows, mask, each) for each in strengths]
             means = [mean_by_row(model, task, each) for each in pins]
-        found.update(zip(group, means, strict=True))
-    tried = tuple((each, found[each]) for each in configs)
+        for place, mean in zip(group, means, strict=True):
+            found[place] = mean
+    tried = tuple(zip(configs, found, strict=True))
     best, score = max(tried, key=_merit)
     return Chosen(best, score, float(task.scores(model).mean[0]), tried, len(task))
+
+
+def _alike(configs: Sequence[Config]) -> list[tuple[Config, list[int]]]:
+    """The places of those that differ in strength alone; not hashed, since a slice has no hash."""
+    found: list[tuple[Config, list[int]]] = []
+    for place, each in enumerate(configs):
+        shared = replace(each, strength=2.0)
+        same = [places for other, places in found if other == shared]
+        if same:
+            same[0].append(place)
+        else:
+            found.append((shared, [place]))
+    return found
 
 
 def _merit(tried: tuple[Config, float]) -> tuple[float, float, int]:

@@ -30,11 +30,10 @@ class Signal(Protocol):
 class Combining:
     """The base of signals: `a & b`, `a | b`, `~a`, `score > 0.3`, `2 * a`, `.at(hook_name)`.
 
-    The operators are for soft gates too: `&` is the product, `~` is 1 - g, and `|` follows by De
-    Morgan. Numbers, values a row and functions combine like signals.
+    Soft gates too: `&` is the product, `~` is 1 - g, and `|` follows by De Morgan.
+    Numbers, values a row and functions combine like signals.
 
-    A signal of your own is a subclass with `__call__(moment)`; a plain function of what is read
-    needs no class.
+    A signal of your own is a subclass with `__call__(moment)`, or a function of what is read.
 
     >>> from steerlens.signals import Projection
     >>> score = Projection(directions["resid_post", 2])
@@ -82,11 +81,11 @@ class Combining:
 
     def __ge__(self, bound: float) -> Signal:
         """Return 1 where the score reaches the bound, 0 elsewhere."""
-        return ~cast(Combining, self < bound)
+        return Threshold(signal(self), _bound(bound), above=True, inclusive=True)
 
     def __le__(self, bound: float) -> Signal:
         """Return 1 where the score is no higher than the bound, 0 elsewhere."""
-        return ~cast(Combining, self > bound)
+        return Threshold(signal(self), _bound(bound), above=False, inclusive=True)
 
     def __bool__(self) -> bool:
         """Raise BadInputError: `and`, `or`, `not` and `0.1 < a < 0.5` would drop a half."""
@@ -197,20 +196,23 @@ class Inverse(Combining):
 
 @dataclass(frozen=True)
 class Threshold(Combining):
-    """1 where a score lies beyond a bound, 0 elsewhere."""
+    """1 where a score lies beyond a bound, 0 elsewhere, also where it is not a number."""
 
     score: Signal
     bound: float
     above: bool
+    inclusive: bool = False
 
     def __call__(self, moment: Moment) -> Values:
         """Return zeros and ones."""
         score = self.score(moment)
-        return (score > self.bound if self.above else score < self.bound).to(moment.x.dtype)
+        beyond = score > self.bound if self.above else score < self.bound
+        return (beyond | (score == self.bound) & self.inclusive).to(moment.x.dtype)
 
     def __repr__(self) -> str:
         """Return the comparison."""
-        return f"({self.score!r} {'>' if self.above else '<'} {number(self.bound)})"
+        sign = (">" if self.above else "<") + "=" * self.inclusive
+        return f"({self.score!r} {sign} {number(self.bound)})"
 
 
 @dataclass(frozen=True)
@@ -281,9 +283,8 @@ def signal(value: object) -> Signal:
     if values.ndim == 0:
         return _constant(float(values))
     if values.ndim != 1 or not len(values) or not torch.isfinite(values).all():
-        raise BadInputError(
-            f"Values a row are a list of finite numbers; got shape {tuple(values.shape)}."
-        )
+        shape = tuple(values.shape)
+        raise BadInputError(f"Values a row are a list of finite numbers; got shape {shape}.")
     return Rows(values.detach().clone())
 
 

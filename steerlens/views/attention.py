@@ -12,7 +12,7 @@ from steerlens.errors import BadInputError
 from steerlens.views import live
 from steerlens.views.page import View
 from steerlens.views.png import heat_map
-from steerlens.views.scale import Floats, Scale, numbers, shown
+from steerlens.views.scale import Floats, Scale, numbers, shown, signed
 from steerlens.views.theme import text, token_text
 
 MOST_LIVE = 120_000
@@ -62,7 +62,7 @@ def attention(
     if strengths.size:
         legend += response_scale.legend(response_unit)
     labels = [
-        drawable(name) if response is None else f"{drawable(name)} {_signed(response)}"
+        drawable(name) if response is None else f"{drawable(name)} {signed(response)}"
         for name, response in zip(heads, _each(strengths, len(heads)), strict=True)
     ]
     subtitle = f"{len(heads)} heads, {len(tokens)} tokens; rows attend (queries) to columns (keys)"
@@ -103,10 +103,6 @@ def _each(strengths: Floats, count: int) -> list[float | None]:
     return [float(value) for value in strengths] if strengths.size else [None] * count
 
 
-def _signed(value: float) -> str:
-    return f"+{shown(value)}" if value > 0 else shown(value)
-
-
 def _head(
     tokens: Sequence[str],
     pattern: Floats,
@@ -117,7 +113,7 @@ def _head(
     heads: int,
 ) -> str:
     """Return one head's heat map under its name."""
-    told = "" if response is None else f"<span {scale.paint(response)}>{_signed(response)}</span>"
+    told = "" if response is None else f"<span {scale.paint(response)}>{signed(response)}</span>"
     rows = ""
     if heads * len(tokens) <= MOST_HOVERS:
         rows = "".join(

@@ -109,7 +109,7 @@ def mediation_map(found: Mediation, by: str = "carried", *, title: str | None = 
     - `by`: `carried`, what is lost when it is held at base; or `alone`, what goes through it and
       no other. Unlike parts, neither need add up.
 
-    Raises BadInputError on another `by`, and on `alone` where it was not asked for.
+    Raises UnknownNameError on another `by`, BadInputError on `alone` where it was not asked for.
 
     >>> without = torch.tensor([[0.5, 0.25, 0.5]])
     >>> found = Mediation("logits", 4, 0.5, 0.125, without, torch.zeros(1, 3), None)

@@ -6,7 +6,7 @@ from steerlens.effects import LogitLens
 from steerlens.views import axes
 from steerlens.views.axes import Axis
 from steerlens.views.page import View
-from steerlens.views.scale import Number, shown
+from steerlens.views.scale import Number, signed
 from steerlens.views.theme import BLUE, VERMILION, text, token_text
 
 WIDTH, LINE, HEIGHT = 360, 19, 13
@@ -51,7 +51,7 @@ def logit_lens(found: LogitLens, *, title: str | None = None) -> View:
 def _bar(name: str, token_id: int, score: Number, x: Axis, y: Number) -> str:
     """Return the token, its bar from zero, and its score at the right."""
     low, high = sorted((x(0.0), x(score)))
-    told = f"+{shown(score)}" if score > 0 else shown(score)
+    told = signed(score)
     return (
         axes.label(x.start - 10, y + 4, name, anchor="end")
         + f'<rect x="{low:g}" y="{y - HEIGHT / 2:g}" width="{max(high - low, 1):g}" '

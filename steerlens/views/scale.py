@@ -35,12 +35,12 @@ def numbers(values: Any) -> Floats:
 def shown(value: float) -> str:
     """Return a number to three significant digits, with a true minus sign.
 
-    >>> shown(0.01234), shown(-3.0), shown(float("nan"))
-    ('0.0123', '−3', 'NaN')
+    >>> shown(0.01234), shown(-3.0), shown(-0.0), shown(float("nan"))
+    ('0.0123', '−3', '0', 'NaN')
     """
     if not np.isfinite(value):
         return "NaN" if np.isnan(value) else "inf" if value > 0 else "−inf"
-    return f"{value:.3g}".replace("-", "−")
+    return f"{value + 0.0:.3g}".replace("-", "−")  # + 0.0: a zero has no sign
 
 
 def signed(value: float) -> str:

@@ -100,13 +100,14 @@ def _long(table: pandas.DataFrame) -> pandas.DataFrame:
 
 def _line(name: str, part: Any, x: str) -> Line:
     """One line with its means, and their intervals where there are several items a point."""
-    places, means, lows, highs = [], [], [], []
-    items = "item" in part.columns
+    by_item = "item" in part.columns and part["item"].nunique() > 1
+    if not by_item:
+        means = part.groupby(x)["value"].mean()
+        return Line(name, means.index.to_numpy(dtype=float), means.to_numpy(dtype=float))
+    places, found = [], []
     for place, rows in part.groupby(x):
-        values = torch.tensor(rows["value"].to_numpy(dtype=float))
-        mean, (low, high) = mean_interval(values) if items else (float(values.mean()), (0.0, 0.0))
+        items = rows.groupby("item")["value"].mean()  # seeds of one item are one item
         places.append(float(place))
-        means.append(mean)
-        lows.append(low)
-        highs.append(high)
-    return Line(name, places, means, lows, highs) if items else Line(name, places, means)
+        found.append(mean_interval(torch.tensor(items.to_numpy(dtype=float))))
+    lows, highs = zip(*(ends for _, ends in found), strict=True)
+    return Line(name, places, [mean for mean, _ in found], lows, highs)

@@ -10,7 +10,7 @@ from steerlens.errors import BadInputError
 from steerlens.views import axes
 from steerlens.views.axes import Axis
 from steerlens.views.page import View
-from steerlens.views.scale import Number, shown
+from steerlens.views.scale import Number, signed
 from steerlens.views.theme import BLUE, GREY, VERMILION, text
 
 WIDTH, LINE, HEIGHT = 420, 24, 15
@@ -59,7 +59,7 @@ def _bar(
 ) -> str:
     """Return the name, the bar from start to end, and its number at the right."""
     low, high = sorted((x(start), x(end)))
-    told = f"+{shown(part)}" if part > 0 else shown(part)
+    told = signed(part)
     return (
         axes.label(x.start - 10, y + 4, name, anchor="end")
         + f'<rect x="{low:g}" y="{y - HEIGHT / 2:g}" width="{max(high - low, 1):g}" '

@@ -393,6 +393,8 @@ def test_the_choice_is_the_best_of_what_each_would_do(
     assert chosen.score == pytest.approx(max(wanted))
     assert chosen.config == configs[wanted.index(max(wanted))]
     assert chosen.base == pytest.approx(float(task.scores(model).mean[0]))
+    sliced = [replace(each, positions=slice(0, 3)) for each in configs[:2]]  # slices have no hash
+    assert len(sadi.choose(model, CONTRAST, task, sliced, **QUIET).tried) == 2
     frame = chosen.frame()
     assert frame["validation"].tolist() == pytest.approx(wanted)
     assert frame["k"].tolist() == [each.k for each in configs]

@@ -49,6 +49,15 @@ def test_items_give_intervals_over_items() -> None:
     ]
 
 
+def test_one_item_has_no_interval_and_seeds_are_no_items() -> None:
+    columns = ["layer", "coeff", "measure", "item", "value"]
+    one = pandas.DataFrame([(2, 1.0, "score", 0, 0.5)], columns=columns)
+    assert told(views.layer_sweep(one)) == ["coefficient 1, 2: 0.5"]
+    rows = [(2, 1.0, "score", item, item + 0.0) for item in range(4)]
+    once = told(views.layer_sweep(pandas.DataFrame(rows, columns=columns)))
+    assert told(views.layer_sweep(pandas.DataFrame(rows * 5, columns=columns))) == once
+
+
 @pytest.mark.parametrize("each_item", [False, True])
 def test_a_real_sweep_is_drawn(each_item: bool) -> None:
     model = load_model()
