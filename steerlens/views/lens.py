@@ -22,7 +22,7 @@ def logit_lens(found: LogitLens, *, title: str | None = None) -> View:
     >>> from steerlens.effects import logit_lens as lens
     >>> view = logit_lens(lens(model, directions["resid_post", 3], k=5))
     >>> view.title
-    'What joy promotes and suppresses'
+    'What direction promotes and suppresses'
     """
     rows = [*found.promoted, *reversed(found.suppressed)]
     names = [f"“{token_text(token)}”" for token, _, _ in rows]

@@ -10,7 +10,7 @@ from steerlens.effects import Look
 from steerlens.errors import UnknownNameError
 from steerlens.views.attention import attention
 from steerlens.views.page import View
-from steerlens.views.scale import shown
+from steerlens.views.scale import signed
 from steerlens.views.theme import token_text
 from steerlens.views.tokens import colored_tokens
 
@@ -68,7 +68,7 @@ def rests_on(found: Look, *, title: str = "The tokens that heads' responses rest
     'ColoredTokensMulti'
     """
     labels = [
-        f"{name} {'+' if part > 0 else ''}{shown(part)}"
+        f"{name} {signed(part)}"
         for name, part in zip(found.names, found.parts.tolist(), strict=True)
     ]
     view = colored_tokens(
