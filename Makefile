@@ -44,6 +44,7 @@ $(READY):
 	  { echo "SteerLens needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv module; install it (on Debian: apt-get install python3-venv)"; exit 1; }
+	@echo "Installing into $(VENV): about 2 GB, some minutes."
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(PINS)

@@ -133,7 +133,7 @@ class Steering:
             own = ", ".join(dict.fromkeys(leaf.hook_name for leaf in self.interventions))
             raise BadInputError(
                 f"Nothing is steered at layers {', '.join(map(str, layers))}; it is at {own}. Give "
-                "layers as numbers: layers(3, 4)."
+                "one of these layers or more, as numbers: layers(3, 4)."
             )
         return Steering(kept)
 

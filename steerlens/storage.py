@@ -65,6 +65,8 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).is_dir():
+        raise BadInputError(f"{path} is a folder. Give the file that was saved.")
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("steerlens", "null"))

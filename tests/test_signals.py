@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import hosts, tiny
 from torch import Tensor
 
-from steerlens import Basis, Direction, of_stream
+from steerlens import Basis, Contrast, Direction, collect, of_stream
 from steerlens.errors import BadInputError
 from steerlens.positions import Window
 from steerlens.signals import (
@@ -172,6 +172,29 @@ def test_numbers_rows_and_functions_combine() -> None:
     assert (high == 1).all()
     assert (low == 1).all()
     assert (~signal(lambda x: x[..., 0] > 0))(here).dtype == torch.float32
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("host", hosts())
+@pytest.mark.parametrize("site", ["hook_resid_post", "attn.hook_z"])
+def test_a_fitted_probe_is_the_logistic_regression_of_the_sides(host: str, site: str) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    model, place = tiny("llama", host), f"blocks.1.{site}"
+    words = [f"w{i} w{j}" for i in range(6) for j in range(4)]
+    contrast = Contrast([f"{each} good" for each in words], [f"{each} bad day" for each in words])
+    gate = Probe.fit(model, contrast, place, name="nice")
+    read = [collect(model, side, place, progress=False).examples[place].flatten(1)
+            for side in (contrast.positive, contrast.negative)]  # fmt: skip
+    x, labels = torch.cat(read), [1] * len(words) + [0] * len(words)
+    centre = x.mean(0)
+    scaled = ((x - centre) / (x - centre).std()).numpy()
+    wanted = LogisticRegression(C=1.0, max_iter=1000).fit(scaled, labels).predict_proba(scaled)
+    shaped = x.reshape(1, -1, *gate.direction.vector.shape)
+    found = gate(Moment(shaped))[0]
+    torch.testing.assert_close(found.double(), torch.from_numpy(wanted[:, 1]), atol=1e-4, rtol=1e-3)
+    assert gate.direction.hook_name == place
+    assert repr(gate).startswith("probe('nice', ")
 
 
 def test_no_comparison_opens_on_what_is_not_a_number() -> None:

@@ -23,8 +23,10 @@ class Directions(Mapping[str, Direction]):
             raise UnknownNameError(f"Give a hook name or (site, layer), not {key!r}.")
         name = hook_name(*key) if isinstance(key, tuple) else key
         if name not in self.found:
+            held = f" There are directions at layers {', '.join(map(str, self.layers))}."
             raise UnknownNameError(
                 f"There is no direction at {name!r}. {nearest(name, self.found).capitalize()}."
+                + held * isinstance(key, tuple)
             )
         return self.found[name]
 

@@ -1,4 +1,4 @@
-"""Weights of a logistic probe between the sides, through scikit-learn."""
+"""A logistic probe between the sides, through scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from torch import Tensor
 def probe(
     positive: Float[Tensor, "positive d"], negative: Float[Tensor, "negative d"]
 ) -> Float[Tensor, " d"]:
-    """Return the weights of an L2 logistic regression, in the activations' own units.
+    """Return the weights of an L2 logistic regression, in the activations' own units."""
+    return fitted(positive, negative)[0]
+
+
+def fitted(
+    positive: Float[Tensor, "positive d"], negative: Float[Tensor, "negative d"]
+) -> tuple[Float[Tensor, " d"], float]:
+    """Return the weights and the intercept of an L2 logistic regression of the sides.
 
     Entries are centred each and scaled together (C = 1), so that the penalty depends neither
     on the model's scale nor on where its activations lie. Cost: one L-BFGS fit.
@@ -21,5 +28,6 @@ def probe(
     centre = x.mean(0)
     scale = (x - centre).std().clamp_min(1e-12)
     labels = [1] * len(positive) + [0] * len(negative)
-    fitted = LogisticRegression(C=1.0, max_iter=1000).fit(((x - centre) / scale).numpy(), labels)
-    return torch.from_numpy(fitted.coef_[0] / float(scale)).float()
+    found = LogisticRegression(C=1.0, max_iter=1000).fit(((x - centre) / scale).numpy(), labels)
+    weights = torch.from_numpy(found.coef_[0]) / scale.double()
+    return weights.float(), float(found.intercept_[0] - weights @ centre.double())

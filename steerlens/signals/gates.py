@@ -9,10 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.activations import collect
 from steerlens.basis import Basis, orthonormal_factor
 from steerlens.cards import number
+from steerlens.contrast import Contrast
 from steerlens.directions import Direction
+from steerlens.directions.probe import fitted
 from steerlens.errors import BadInputError
+from steerlens.host import Host
+from steerlens.positions import Positions
 from steerlens.signals.moment import Moment
 from steerlens.signals.signal import Combining, Signal, Values, signal
 
@@ -28,6 +33,32 @@ class Probe(Combining):
 
     direction: Direction
     bias: float = 0.0
+
+    @classmethod
+    def fit(
+        cls,
+        model: Host,
+        contrast: Contrast,
+        hook_name: str,
+        *,
+        positions: Positions | None = None,
+        name: str = "probe",
+    ) -> Probe:
+        """Return the L2 logistic regression of a contrast's sides, with its intercept.
+
+        Read where `find_directions` reads unless `positions` are given: at an item's completion, or
+        at its last token. A direction alone, also of the finder "probe", has no intercept, so that
+        a gate made of it opens at 0. Cost: one streamed pass a side, one L-BFGS fit.
+
+        >>> gate = Probe.fit(model, contrast, "blocks.1.hook_resid_post", name="joy")
+        >>> gate > 0.5
+        (probe('joy', ...) > 0.5)
+        """
+        sides = (contrast.positive, contrast.negative)
+        read = [collect(model, each, hook_name, positions, progress=False) for each in sides]
+        high, low = (each.examples[hook_name] for each in read)
+        weights, bias = fitted(high.flatten(1), low.flatten(1))
+        return cls(Direction(hook_name, weights.reshape(high.shape[1:]), name=name), bias)
 
     def __post_init__(self) -> None:
         """Raise BadInputError on anything but a direction."""

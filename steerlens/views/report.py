@@ -56,6 +56,11 @@ def report(path: str | os.PathLike[str], *values: object, title: str = "A steeri
     ...     report(f"{folder}/report.html", "What is added", steering).name
     'report.html'
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BadInputError(
+            f"The first argument is where the report goes; got {type(path).__name__}. Call "
+            'report("report.html", steering, trace, ...).'
+        )
     if not values:
         raise BadInputError("A report shows one value or more: report(path, steering, trace, ...).")
     sections = [section for value in values for section in _sections(value)]
