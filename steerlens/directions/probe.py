@@ -29,5 +29,5 @@ def fitted(
     scale = (x - centre).std().clamp_min(1e-12)
     labels = [1] * len(positive) + [0] * len(negative)
     found = LogisticRegression(C=1.0, max_iter=1000).fit(((x - centre) / scale).numpy(), labels)
-    weights = torch.from_numpy(found.coef_[0]) / scale.double()
+    weights = torch.from_numpy(found.coef_[0]).double() / scale
     return weights.float(), float(found.intercept_[0] - weights @ centre.double())
