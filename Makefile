@@ -7,7 +7,7 @@ PINS := requirements/$(TL).txt
 HASH := $(shell cat $(PINS) pyproject.toml | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(HASH)
 
-.PHONY: demo test test-host test-notebooks lint types docs pictures notebooks install clean
+.PHONY: demo test test-host test-notebooks lint types docs pictures notebooks bench install clean
 
 demo: $(READY)
 	$(RUN) -m steerlens demo
@@ -37,6 +37,9 @@ pictures: $(READY)
 notebooks: $(READY)
 	$(RUN) docs/notebooks.py
 
+bench: $(READY)
+	PYTHONPATH=tests $(RUN) -m benchmarks $(CASES)
+
 install: $(READY)
 
 $(READY):
@@ -52,4 +55,4 @@ $(READY):
 	@touch $@
 
 clean:
-	rm -rf docs/_build docs/_api .venv .venv-tl4 .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf docs/_build docs/_api .venv .venv-tl4 .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

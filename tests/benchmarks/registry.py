@@ -1,0 +1,15 @@
+"""The cases by name. A case yields rows; `tiny` asks for the smallest that runs all its code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from benchmarks import collecting
+from benchmarks.results import Row
+
+Case = Callable[[bool], Iterator[Row]]
+CASES: dict[str, Case] = {
+    "all-layers": collecting.all_layers,
+    "one-layer": collecting.one_layer,
+}
+"""In the order in which they run. Each has its mark in docs/performance.md."""

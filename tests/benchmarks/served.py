@@ -1,0 +1,79 @@
+"""The other end of serve.py: a run elsewhere, called as if it were here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarks.results import ROOT
+
+_SERVE = Path(__file__).with_name("serve.py")
+
+
+class Served:
+    """A run in a process of its own, in this environment or in another one's Python.
+
+    `target` names a function of a module, which sets up under `arguments` and returns the run.
+    """
+
+    def __init__(self, target: str, python: str | Path = sys.executable, **arguments: Any) -> None:
+        """Start the process and wait until it has set up. Raises RuntimeError where it fails."""
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
+        places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        self._process = subprocess.Popen(
+            [str(python), str(_SERVE), target, json.dumps(arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            bufsize=1,
+            env={**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"},
+        )
+        self._answer()
+
+    def __call__(self) -> dict[str, float]:
+        """Run once; return seconds, and MB resident before and at the peak."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin)
+        answer: dict[str, float] = json.loads(self._answer())
+        return answer
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise RuntimeError(self._log.read().strip().splitlines()[-1])
+        return line
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def peak(target: str, python: str | Path = sys.executable, **arguments: Any) -> dict[str, float]:
+    """Return what one run, after one to warm up, takes in a fresh process of its own."""
+    with Served(target, python, **arguments) as run:
+        run()
+        return run()
