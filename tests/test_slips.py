@@ -66,7 +66,7 @@ sl.add(d, positions=True)                           #> are no positions
 sl.add(d, positions="good")                         #> matching
 sl.add(d, positions=lambda w: w.index).on(m).run()  #> True or False a token
 sl.add(d, positions="generated").on(m).run()        #> give prompt_lengths
-sl.add(d).layers([1])                               #> layers as numbers
+sl.add(d).layers([1])                               #> as numbers: layers\\(3, 4\\)
 sl.add(d).on("gpt2").run()                          #> Load the model first
 sl.add(d).on(m, prompt_lengths=[0]).run()           #> one whole number a row
 sl.add(d).on(m, prompt_lengths=4).run()             #> one whole number a row
@@ -82,6 +82,7 @@ e.at_equal_dose(m, {"mean": d}, task, ["One day"])  #> Give a steering, such as 
 e.at_equal_dose(m, sl.add(d), task, ["One day"])    #> Give steerings by name
 e.sweep(max, {"x": 3})                              #> are 3 alone
 e.Continuation("x", "One day", len)                 #> is given one text
+sl.report(sl.add(d), "a.html")                      #> where the report goes; got Steering
 """
 
 PRELUDE = """
