@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -207,42 +205,6 @@ def need_tokenizer(model: Host, what: str) -> Any:
 def device_of(model: Host) -> torch.device:
     """Return the device of the model's first parameter, where its input goes."""
     return torch.device(next(iter(model.parameters())).device)
-
-
-def provenance(model: Host) -> dict[str, str]:
-    """Return what identifies the model: name, host, TransformerLens version, dtype, processing."""
-    folded = str(getattr(model.cfg, "normalization_type", "")).endswith("Pre")
-    processed = folded or bool(getattr(model, "compatibility_mode", False))
-    return {
-        "model": str(getattr(model.cfg, "model_name", "unknown")),
-        "host": "TransformerBridge" if is_bridge(model) else type(model).__name__,
-        "transformer_lens": version("transformer-lens"),
-        "dtype": str(model.cfg.dtype).removeprefix("torch."),
-        "weights": "norms folded" if processed else "as trained",
-    }
-
-
-def check_same_model(model: Host, made_on: Mapping[str, str], what: str) -> None:
-    """Raise BadInputError where something was made on another model, by name, or other weights.
-
-    A model is known by the last part of its name, so that a folder may move; one without a name
-    passes.
-    """
-    own = provenance(model)
-    names = [Path(each.get("model", "")).name for each in (made_on, own)]
-    if (
-        all(name not in ("", "unknown", "custom", "None") for name in names)
-        and names[0] != names[1]
-    ):
-        raise BadInputError(
-            f"{what} was made on {names[0]!r}, and this model is {names[1]!r}. Make one on this "
-            "model."
-        )
-    if made_on.get("weights", own["weights"]) != own["weights"]:
-        raise BadInputError(
-            f"{what} was made on weights {made_on['weights']}, and this model has weights "
-            f"{own['weights']}. Load the model the same way."
-        )
 
 
 def load(folder_or_name: str) -> Host:

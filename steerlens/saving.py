@@ -1,32 +1,61 @@
-"""The verbs `save` and `load`: steerings, directions, bases and edits as files."""
+"""The verbs `save` and `load`: everything that took work, as files."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-from steerlens import packing
+from steerlens import packing, storage
+from steerlens.attribution import Attribution
+from steerlens.attribution.value import Scores
 from steerlens.basis import Basis
+from steerlens.contrast import Contrast
 from steerlens.directions import Direction, Directions
 from steerlens.editing import Edit
 from steerlens.errors import BadInputError
+from steerlens.evaluation import tables
 from steerlens.host import Host
+from steerlens.provenance import Allow
+from steerlens.signals import Combining
 from steerlens.steering import Steering
 
-Saved = Steering | Direction | Directions | Basis | Edit
-KINDS: dict[str, type[Direction | Directions | Basis]] = {
-    "direction": Direction,
-    "directions": Directions,
-    "basis": Basis,
+
+def _mask() -> tuple[type, ...]:
+    from steerlens.methods.masks import Mask
+
+    return (Mask,)
+
+
+def _adaptation() -> tuple[type, ...]:
+    from steerlens.methods.adaptation import Adaptation, Trial
+
+    return Adaptation, Trial
+
+
+KINDS: dict[str, Callable[[], tuple[type, ...]]] = {
+    "direction": lambda: (Direction,),
+    "directions": lambda: (Directions,),
+    "basis": lambda: (Basis,),
+    "contrast": lambda: (Contrast,),
+    "signal": lambda: (Combining,),
+    "attribution": lambda: (Attribution, Scores),
+    "mask": _mask,
+    "adaptation": _adaptation,
 }
+"""The class of each kind, and those that stand in files of that kind alone. Steerings, edits and
+tables have a way of their own."""
 
 
-def save(value: Saved, path: str | Path) -> None:
-    """Write a Steering, Direction, Directions, Basis or Edit as one safetensors file.
+def save(value: object, path: str | Path) -> None:
+    """Write what took work as one safetensors file: whole or not at all.
 
-    Whole or not at all, with the names of the models it was made on, and no machine's paths.
-    Raises BadInputError on anything else, and on a steering with a function of the user's own.
+    - `value`: a Steering (gates and all), Direction, Directions, Basis, Edit, Contrast, signal (a
+      gate alone), Attribution, a method's Mask, an Adaptation, or the table of a sweep.
+
+    The file says what it holds, what models that was made on (names, no machine's paths), how their
+    weights were processed, and a hash of every tensor. Raises BadInputError on anything else, and
+    on a function of the user's own.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -36,40 +65,40 @@ def save(value: Saved, path: str | Path) -> None:
     """
     if isinstance(value, Steering | Edit):
         value.save(path)
+    elif tables.is_table(value):
+        packing.write(path, "table", tables.packed(value))
     else:
-        packing.write(path, kind_of(value), value)
+        kind = kind_of(value)
+        packing.write(path, kind, value, KINDS[kind]())
 
 
-def load(path: str | Path, model: Host | None = None) -> Saved:
-    """Return what `save` wrote. With `model`, raise BadInputError if it is for another by name.
+def load(path: str | Path, model: Host | None = None, *, allow: Allow = ()) -> Any:
+    """Return what `save` wrote. With `model`, raise BadInputError if it was made on another.
 
-    Raises BadInputError, naming the file, on one that is not there, broken, of a later layout or
-    none of ours. Nothing in a file is run.
+    - `model`: told apart by name, by how its weights were processed (norms folded, writers
+      centred), and by its hook points.
+    - `allow`: the differences that are meant: "model", "weights", "hook_names", or several.
+
+    Raises BadInputError, naming the file, on one that is not there, broken, changed since it was
+    written, of a later layout or none of ours. Nothing in a file is run.
     """
-    kind = _kind(path)
+    kind = storage.describe(path)["kind"]
     if kind == "edit":
-        return Edit.load(path, model)
-    if kind in KINDS:
-        return cast(Saved, packing.read(path, kind, KINDS[kind], model))
-    return Steering.load(path, model)
+        return Edit.load(path, model, allow=allow)
+    if kind == "table":
+        return tables.unpacked(packing.read(path, kind, dict, model, allow), path)
+    if kind not in KINDS:
+        return Steering.load(path, model, allow=allow)
+    classes = KINDS[kind]()
+    return packing.read(path, kind, classes[0], model, allow, classes)
 
 
 def kind_of(value: object) -> str:
-    """Return the kind of a direction, directions or a basis. Raises BadInputError on others."""
-    for kind, each in KINDS.items():
-        if isinstance(value, each):
+    """Return the kind of a value that is packed as it is. Raises BadInputError on others."""
+    for kind, classes in KINDS.items():
+        if isinstance(value, classes()[0]):
             return kind
     raise BadInputError(
-        f"Steerings, directions, bases and edits can be saved; got {type(value).__name__}."
+        "Steerings, directions, bases, edits, contrasts, signals, attributions, masks, "
+        f"adaptations and tables of sweeps can be saved; got {type(value).__name__}."
     )
-
-
-def _kind(path: str | Path) -> str:
-    """What a file says it holds; where it cannot be told, reading it will tell why."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return str(json.loads(file.metadata()["steerlens"])["kind"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "steering"

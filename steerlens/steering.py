@@ -26,6 +26,7 @@ from steerlens.interventions import (
     read_elsewhere,
 )
 from steerlens.positions import Positions, selector
+from steerlens.provenance import Allow
 from steerlens.running import Session, check_writable, running
 from steerlens.signals import Value, product, signal
 from steerlens.trace import Trace
@@ -180,13 +181,14 @@ class Steering:
         packing.write(path, "steering", self.expression)
 
     @classmethod
-    def load(cls, path: str | Path, model: Host | None = None) -> Steering:
-        """Return a saved steering. With `model`, raise BadInputError if it is for another by name.
+    def load(cls, path: str | Path, model: Host | None = None, *, allow: Allow = ()) -> Steering:
+        """Return a saved steering. With `model`, raise BadInputError if it was made on another.
 
-        Raises BadInputError, naming the file, on one that is not there, broken, of a later layout
-        or no steering. Nothing in a file is run.
+        `allow` names differences that are meant; see `steerlens.load`. Raises BadInputError, naming
+        the file, on one that is not there, broken, of a later layout or no steering. Nothing in a
+        file is run.
         """
-        return cls(packing.read(path, "steering", Expression, model))
+        return cls(packing.read(path, "steering", Expression, model, allow))
 
     def __repr__(self) -> str:
         """Return the formula."""

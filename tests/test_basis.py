@@ -331,9 +331,11 @@ def test_of_lists_and_mappings() -> None:
     shared = Basis.of({"one": layers, "two": b})
     assert list(shared.vectors) == [NAME]
     assert shared.labels == ("one", "two")
-    assert Basis.of([Direction(NAME, E[0], name="a", provenance={"by": "me"})]).provenance == {
-        "a": "{'by': 'me'}"
-    }
+    made = [
+        Direction(NAME, E[i], name=name, provenance={"by": "me", "of": name})
+        for i, name in enumerate("ab")
+    ]
+    assert Basis.of(made).provenance == {"by": "me", "a": "{'of': 'a'}", "b": "{'of': 'b'}"}
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from steerlens.contrast import Contrast
 from steerlens.directions import Direction, Directions
 from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError
-from steerlens.host import Host, provenance
+from steerlens.host import Host
 from steerlens.positions import Positions
+from steerlens.provenance import provenance
 
 
 @dataclass(frozen=True)

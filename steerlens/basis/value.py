@@ -19,6 +19,7 @@ from steerlens.cards import card, count, number
 from steerlens.directions.sae import decoder_rows
 from steerlens.errors import BadInputError
 from steerlens.host import Host, check_hook_name
+from steerlens.provenance import of_several
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,7 +61,7 @@ class Basis(Vectors):
         if not found:
             raise BadInputError("A basis needs one direction or more; none was given.")
         firsts = {label: next(iter(at.values())) for label, at in found.items()}
-        source = {label: str(dict(d.provenance)) for label, d in firsts.items() if d.provenance}
+        source = of_several({label: each.provenance for label, each in firsts.items()})
         return cls(sources.stacked(found), tuple(found), name, source)
 
     @classmethod

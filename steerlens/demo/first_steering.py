@@ -12,7 +12,8 @@ from steerlens.demo.choosing import Cell, best, completed, propensity, score, st
 from steerlens.demo.setting import Setting
 from steerlens.directions import Direction, Directions, find_directions
 from steerlens.evaluation import Completion, completions, divergence
-from steerlens.host import Host, provenance
+from steerlens.host import Host
+from steerlens.provenance import provenance
 from steerlens.statistics import Interval, mean_interval, share_interval
 from steerlens.steering import Steering
 from steerlens.trace import Trace

@@ -15,6 +15,7 @@ from steerlens.directions.sae import decoder_rows
 from steerlens.errors import BadInputError
 from steerlens.host import hook_name as full_name
 from steerlens.host import layer_of
+from steerlens.provenance import of_several
 from steerlens.statistics import Interval
 
 
@@ -206,7 +207,7 @@ class Direction:
         return replace(self, vector=self.vector * factor, name=name, quality=None)
 
     def _combined(self, vector: Tensor, other: Direction, name: str) -> Direction:
-        both = {"sum of": f"{dict(self.provenance)} and {dict(other.provenance)}"}
+        both = of_several({self.name: self.provenance, f"and {other.name}": other.provenance})
         return replace(self, vector=vector, name=name, quality=None, items="", provenance=both)
 
     def __add__(self, other: Direction) -> Direction:

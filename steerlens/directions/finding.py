@@ -23,8 +23,9 @@ from steerlens.directions.pca import pca
 from steerlens.directions.probe import probe
 from steerlens.directions.quality import Finder, measure, oriented
 from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import HookNames, Host, provenance
+from steerlens.host import HookNames, Host
 from steerlens.positions import Positions
+from steerlens.provenance import provenance
 
 FINDERS: dict[str, Finder] = {
     "mean_difference": mean_difference,
@@ -117,6 +118,7 @@ def find_directions(
             "method": label,
             "positions": positive.positions,
             "data": contrast.digest,
+            "config": f"at most {max_examples} examples a side, {placebos} placebos, seed {seed}",
         },
     )
     alike = [hook for hook in positive if not bool(_gap(hook, positive, negative).any())]

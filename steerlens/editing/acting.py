@@ -17,8 +17,9 @@ from steerlens.cards import count, number
 from steerlens.editing.factors import Factors
 from steerlens.editing.value import Edit
 from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest
-from steerlens.host import Host, check_hook_name, check_same_model, device_of
+from steerlens.host import Host, check_hook_name, device_of
 from steerlens.passes import telling
+from steerlens.provenance import check_same_model
 from steerlens.text import Batch, Item, batches, encode, token_strings
 
 

@@ -22,8 +22,9 @@ from steerlens.editing.factors import Factors, Place
 from steerlens.editing.value import Edit
 from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
-from steerlens.host import Host, check_hook_name, provenance
+from steerlens.host import Host, check_hook_name
 from steerlens.positions import Positions
+from steerlens.provenance import provenance
 from steerlens.text import Encoded, Item, encode
 
 Through = Literal["exact", "steepest"]

@@ -11,15 +11,8 @@ from torch import Tensor
 
 from steerlens.editing.weights import Slice, apply
 from steerlens.errors import BadInputError
-from steerlens.host import (
-    Host,
-    check_same_model,
-    device_of,
-    is_bridge,
-    no_bar,
-    provenance,
-    token_id,
-)
+from steerlens.host import Host, device_of, is_bridge, no_bar, token_id
+from steerlens.provenance import check_same_model, provenance
 from steerlens.storage import replacing
 
 if TYPE_CHECKING:

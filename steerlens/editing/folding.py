@@ -12,7 +12,8 @@ from steerlens.editing.factors import Gates
 from steerlens.editing.value import Edit
 from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
-from steerlens.host import Host, provenance
+from steerlens.host import Host
+from steerlens.provenance import provenance
 
 
 def fold_gates(

@@ -17,7 +17,8 @@ from steerlens.editing.factors import Embeddings, Factors, Place
 from steerlens.editing.value import Edit
 from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
-from steerlens.host import Host, provenance
+from steerlens.host import Host
+from steerlens.provenance import provenance
 
 
 def thinkedit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +13,8 @@ from steerlens import storage
 from steerlens.components import Block
 from steerlens.editing.factors import Embeddings, Factors, Gates, Place
 from steerlens.errors import BadInputError
-from steerlens.host import Host, check_same_model
+from steerlens.host import Host
+from steerlens.provenance import Allow, allowed, check_same_model, provenance
 
 if TYPE_CHECKING:
     from steerlens.editing.value import Edit
@@ -49,7 +52,7 @@ def save(edit: Edit, path: str | Path) -> None:
     storage.write(path, KIND, tensors, about)
 
 
-def load(kind: type[Edit], path: str | Path, model: Host | None) -> Edit:
+def load(kind: type[Edit], path: str | Path, model: Host | None, allow: Allow) -> Edit:
     """Read an edit; see `Edit.load`."""
     tensors, about = storage.read(path, KIND)
     try:
@@ -72,9 +75,21 @@ def load(kind: type[Edit], path: str | Path, model: Host | None) -> Edit:
         )
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise BadInputError(f"{path} is no whole edit: {error}.") from None
-    if model is not None:
-        check_same_model(model, edit.provenance, f"The edit in {path}")
-    return edit
+    if model is None:
+        return edit
+    check_same_model(model, edit.provenance, f"The edit in {path}", allow)
+    return replace(edit, provenance=_moved(edit.provenance, provenance(model), allowed(allow)))
+
+
+def _moved(
+    made_on: Mapping[str, str], here: Mapping[str, str], allow: set[str]
+) -> Mapping[str, str]:
+    """Provenance of an edit that is meant for another model: that model's, and what it was."""
+    keys = {"model": ["model"], "weights": ["weights", "writers"]}
+    keys_allowed = [key for each in allow for key in keys.get(each, ()) if key in here]
+    differing = [key for key in keys_allowed if made_on.get(key, here[key]) != here[key]]
+    before = {f"{key} before": made_on[key] for key in differing}
+    return {**made_on, **{key: here[key] for key in differing}, **before}
 
 
 def _factors(tensors: dict[str, Tensor], i: int, about: dict[str, Any]) -> Factors:

@@ -19,6 +19,7 @@ from steerlens.editing.saving import load, save
 from steerlens.editing.weights import Handle, apply
 from steerlens.errors import BadInputError
 from steerlens.host import Host
+from steerlens.provenance import Allow
 from steerlens.steering import Steering
 from steerlens.text import Item
 
@@ -163,9 +164,13 @@ class Edit:
         save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, model: Host | None = None) -> Edit:
-        """Return a saved edit. With `model`, raise BadInputError if it is for another by name."""
-        return load(cls, path, model)
+    def load(cls, path: str | Path, model: Host | None = None, *, allow: Allow = ()) -> Edit:
+        """Return a saved edit. With `model`, raise BadInputError if it was made on another.
+
+        `allow` names differences that are meant ("model", "weights"); the edit then counts as made
+        on that model, and its provenance says what it was.
+        """
+        return load(cls, path, model, allow)
 
     def frame(self) -> pandas.DataFrame:
         """Return a table of edited components, strongest first, ties in the order of the model.

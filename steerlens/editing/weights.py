@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from steerlens.components import Block
 from steerlens.editing.factors import Embeddings, Factors, Gates
 from steerlens.errors import BadInputError
-from steerlens.host import Host, check_same_model, is_bridge
+from steerlens.host import Host, is_bridge
+from steerlens.provenance import check_same_model
 
 _WEIGHTS: dict[Block, tuple[str, str, str]] = {
     "attn": ("attn", "W_O", "b_O"),

@@ -24,6 +24,7 @@ from steerlens.evaluation.journal import Cell, Rows, journal, plain
 from steerlens.evaluation.scoring import divergence
 from steerlens.evaluation.tasks import Task
 from steerlens.host import Host
+from steerlens.provenance import provenance
 from steerlens.steering import Steering
 from steerlens.text import Item
 
@@ -59,9 +60,10 @@ def sweep(
       `client.get_executor()`; its workers must be able to import `run`. By default cells run
       here, in turn.
 
-    Returns a line for each row, under the grid's names and those of the rows. Raises
-    SteerLensError, naming the cell, where `run` raises (finished cells are kept, those that wait
-    are not begun), and BadInputError on a file of another sweep.
+    Returns a line for each row, under the grid's names and those of the rows; `attrs["study"]` is
+    the name, and `steerlens.save` keeps it. Raises SteerLensError, naming the cell, where `run`
+    raises (finished cells are kept, those that wait are not begun), and BadInputError on a file of
+    another sweep.
 
     >>> table = sweep(lambda x, y: {"sum": x + y}, {"x": [1, 2], "y": [0.5, 1.5]}, progress=False)
     >>> table["sum"].tolist()
@@ -85,7 +87,9 @@ def sweep(
             for number, rows in finished:
                 kept.add(number, rows)
                 bar.update()
-        return _table(cells, kept.rows)
+        table = _table(cells, kept.rows)
+    table.attrs["study"] = study
+    return table
 
 
 def steering_sweep(
@@ -144,7 +148,9 @@ def steering_sweep(
     if path is not None:
         of = task, utility, list(neutral), [made(layer).expression for layer in layers]
         told += [f"made from {model_fingerprint(model)} {fingerprint(*of)}"]
-    return sweep(run, {"layer": layers}, name="; ".join(told), path=path, progress=progress)
+    table = sweep(run, {"layer": layers}, name="; ".join(told), path=path, progress=progress)
+    table.attrs |= provenance(model)
+    return table
 
 
 def _measured(

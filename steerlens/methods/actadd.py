@@ -23,9 +23,10 @@ from operator import add as sum_of
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import Host, hook_name, need_tokenizer, provenance, token_id
+from steerlens.host import Host, hook_name, need_tokenizer, token_id
 from steerlens.methods.ends import check_contrast, whole
 from steerlens.positions import index
+from steerlens.provenance import provenance
 from steerlens.steering import Steering
 from steerlens.text import Encoded
 from steerlens.transforms import stored_pass
@@ -80,7 +81,7 @@ def fit(
     layer = default_layer(int(model.cfg.n_layers)) if config.layer is None else config.layer
     place = hook_name("resid_pre", layer)
     first, second = stored_pass(model, padded(model, data, config.pad), place)
-    source = {**provenance(model), "method": "actadd", "data": data.digest}
+    source = {**provenance(model), "method": "actadd", "config": repr(config), "data": data.digest}
     parts = []
     for i, (up, down) in enumerate(zip(first, second, strict=True)):
         if float((up - down).norm()) > NOTHING * float(up.norm()):

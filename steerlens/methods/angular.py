@@ -36,10 +36,11 @@ from steerlens.contrast import Contrast
 from steerlens.directions import Direction
 from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import Host, hook_name, is_bridge, layer_of, provenance
+from steerlens.host import Host, hook_name, is_bridge, layer_of
 from steerlens.interventions import OPEN, Group, Intervention
 from steerlens.methods.ends import check_contrast
 from steerlens.positions import Positions, selector
+from steerlens.provenance import provenance
 from steerlens.signals import Constant, Projection, Signal
 from steerlens.steering import Steering
 from steerlens.transforms import Rotate, RotateTo, Transform

@@ -34,11 +34,12 @@ from tqdm.auto import tqdm
 from steerlens.activations import Activations, Picker, collect, sampled
 from steerlens.directions import find_directions
 from steerlens.errors import BadInputError
-from steerlens.host import Host, device_of, provenance
+from steerlens.host import Host, device_of
 from steerlens.methods.data import Sets
 from steerlens.methods.gates import Gate, Gates, looked_at
 from steerlens.methods.gating import Folded, Rows, accuracy, fitted, held_out_accuracy
 from steerlens.positions import Positions, selector
+from steerlens.provenance import provenance
 from steerlens.steering import Steering
 from steerlens.text import Encoded, Item, encode, pad
 from steerlens.verbs import add
@@ -166,7 +167,12 @@ def gates(
     sides = sets.source, sets.need_control("DSAS")
     names = list(dict.fromkeys(looked_at(leaf) for leaf in steering.interventions))
     source, control = (_features(model, side, names, config, progress) for side in sides)
-    about = {**provenance(model), "method": "dsas", "positions": repr(selector(config.read))}
+    about = {
+        **provenance(model),
+        "method": "dsas",
+        "config": repr(config),
+        "positions": repr(selector(config.read)),
+    }
     found = [
         Gate.of(name, *_fitted(source[name], control[name], config), config.min_accuracy, about)
         for name in tqdm(names, desc="gates", disable=not progress)

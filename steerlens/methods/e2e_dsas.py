@@ -37,13 +37,14 @@ from torch import Tensor
 
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import Host, provenance
+from steerlens.host import Host
 from steerlens.interventions import Group
 from steerlens.methods.data import Sets
 from steerlens.methods.descent import Descent, Parts, Trained, descend
 from steerlens.methods.training import Live, Texts, drawn, gradients, matchings, split
 from steerlens.methods.transport import check_share, places
 from steerlens.positions import Mask, Positions
+from steerlens.provenance import provenance
 from steerlens.signals import Combining, Moment, Probe, Readout, Relu, Signal
 from steerlens.signals.gates import dots
 from steerlens.steering import Steering

@@ -28,9 +28,10 @@ from steerlens.contrast import Contrast
 from steerlens.directions import Direction
 from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError
-from steerlens.host import Host, hook_names, provenance
+from steerlens.host import Host, hook_names
 from steerlens.methods.ends import at_ends, check_contrast
 from steerlens.positions import Positions
+from steerlens.provenance import provenance
 from steerlens.steering import Steering
 from steerlens.verbs import add
 
@@ -86,7 +87,7 @@ def fit(
     Steering(15 * add('iti') @ blocks...attn.hook_z[predicting])
     """
     heads = probed(model, data, config, progress=progress)
-    source = {**provenance(model), "method": "iti", "data": data.digest}
+    source = {**provenance(model), "method": "iti", "config": repr(config), "data": data.digest}
     parts = [
         Direction(
             name,

@@ -34,7 +34,7 @@ from steerlens.directions import Direction
 from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.evaluation.metrics import kl
-from steerlens.host import Host, hook_name, provenance
+from steerlens.host import Host, hook_name
 from steerlens.methods.ends import check_contrast, prompts_of
 from steerlens.methods.refusal_scores import (
     next_log_probs,
@@ -43,6 +43,7 @@ from steerlens.methods.refusal_scores import (
     token_ids,
 )
 from steerlens.positions import Positions, index
+from steerlens.provenance import provenance
 from steerlens.steering import Steering
 from steerlens.verbs import ablate, add
 
@@ -135,7 +136,7 @@ def directions(
     names = [hook_name("resid_pre", layer) for layer in tried]
     if not names:
         raise BadInputError(f"A depth of {config.depth} leaves no layer to try.")
-    source = {**provenance(model), "method": "refusal", "data": data.digest}
+    source = {**provenance(model), "method": "refusal", "config": repr(config), "data": data.digest}
     found = []
     for place in range(-n, 0):
         positive, negative = (

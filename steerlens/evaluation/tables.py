@@ -1,0 +1,71 @@
+"""Tables of sweeps as plain data, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+
+from steerlens.errors import BadInputError
+from steerlens.evaluation.journal import plain
+from steerlens.packing import portable
+
+if TYPE_CHECKING:
+    import pandas
+
+_NUMBERS = ("int64", "float64", "float32", "bool")
+_TEXTS = ("str", "string")
+
+
+def is_table(value: object) -> TypeGuard[pandas.DataFrame]:
+    """Return whether a value is a DataFrame, without importing pandas for it."""
+    return type(value).__name__ == "DataFrame" and hasattr(value, "columns")
+
+
+def packed(table: pandas.DataFrame) -> dict[str, Any]:
+    """Return a table's columns, numbers as tensors, and what it says of itself.
+
+    Raises BadInputError where names of columns are no texts or stand twice, where the index is not
+    0, 1, 2, ..., and on cells that are no numbers or texts.
+
+    >>> import pandas
+    >>> packed(pandas.DataFrame({"layer": [1, 2]}))["columns"]
+    {'layer': tensor([1, 2])}
+    """
+    names = list(table.columns)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise BadInputError(f"Columns are named by texts, each once; got {names}.")
+    if list(table.index) != list(range(len(table))):
+        raise BadInputError(
+            "The table has an index of its own, and a file holds columns: table.reset_index()."
+        )
+    return {
+        "columns": {name: _column(table[name]) for name in names},
+        "texts": [name for name in names if str(table[name].dtype) in _TEXTS],
+        "attrs": portable({str(k): v for k, v in table.attrs.items()}),
+    }
+
+
+def _column(column: pandas.Series) -> Any:
+    if str(column.dtype) in _NUMBERS:
+        return torch.tensor(column.to_numpy())
+    return [plain(each) for each in column.tolist()]
+
+
+def unpacked(found: dict[str, Any], path: str | Path) -> pandas.DataFrame:
+    """Return the table of plain data. Raises BadInputError where it is none."""
+    import pandas
+
+    try:
+        columns = {
+            name: each.numpy()
+            if hasattr(each, "numpy")
+            else pandas.Series(each, dtype="str" if name in found["texts"] else "object")
+            for name, each in found["columns"].items()
+        }
+        table = pandas.DataFrame(columns)
+        table.attrs = dict(found["attrs"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInputError(f"{path} is no whole table: {error}.") from None
+    return table
