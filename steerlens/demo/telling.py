@@ -138,7 +138,7 @@ def write_report(model: Host, outcome: Outcome, path: str | Path) -> Path:
         "How layer and dose were chosen",
         _layers(outcome),
         _doses(outcome),
-        "Where it writes, and which heads respond",
+        "Where it writes" + ", and which heads respond" * bool(layers),
         views.tokens(outcome.trace),
         *(views.heads(model, outcome.steering, steered, layer) for layer in layers),
         "The direction",

@@ -71,24 +71,10 @@ def prior(
     chosen = default_layers(model.cfg.n_layers) if layers is None else list(layers)
     hooks = [hook_name(site, layer) for layer in chosen]
     source = hook_name(site, from_layer) if from_layer is not None else None
+    wanted = list(dict.fromkeys([*hooks, source] if source else hooks))
     found: dict[str, Directions] = {}
     for concept, contrast in tqdm(contrasts.items(), desc="concepts", disable=not progress):
-        directions = find_directions(
-            model,
-            contrast,
-            hook_names=list(dict.fromkeys([*hooks, source] if source else hooks)),
-            positions=read,
-            name=concept,
-            quality=False,
-            progress=False,
-        )
-        missing = [hook for hook in (source or "", *hooks) if hook and hook not in directions]
-        if missing:
-            raise BadInputError(
-                f"The sides of {concept!r} read the same at {', '.join(missing)}. Read where they "
-                "differ: read=..."
-            )
-        found[concept] = directions
+        found[concept] = _read(model, contrast, wanted, read, concept)
     norms = {hook: _mean_norm([each[hook] for each in found.values()]) for hook in hooks}
 
     def at(directions: Directions, hook: str) -> Direction:
@@ -102,6 +88,28 @@ def prior(
     about = dict(next(iter(next(iter(found.values())).values())).provenance)
     about = {key: about[key] for key in about if key != "data"} | {"norm": told}
     return replace(basis, provenance={**about, "concepts": ", ".join(contrasts)})
+
+
+def _read(
+    model: Host, contrast: Contrast, hooks: Sequence[str], read: Positions | None, concept: str
+) -> Directions:
+    """A concept's directions. Raises BadInputError where its sides read the same."""
+    found = find_directions(
+        model,
+        contrast,
+        hook_names=hooks,
+        positions=read,
+        name=concept,
+        quality=False,
+        progress=False,
+    )
+    missing = [hook for hook in hooks if hook not in found]
+    if missing:
+        raise BadInputError(
+            f"The sides of {concept!r} read the same at {', '.join(missing)}. Read where they "
+            "differ: read=..."
+        )
+    return found
 
 
 def default_layers(n_layers: int) -> list[int]:

@@ -78,15 +78,8 @@ def unit_vectors(along: Direction | Basis) -> Float[Tensor, "k *unit"]:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Add(Linear):
-    """Δ = v. The strength scales the amplitude: 4 adds four times the vector as it is.
-
-    Source: ActAdd (arXiv 2308.10248), CAA (arXiv 2312.06681).
-
-    >>> up = Direction("blocks.0.hook_resid_post", torch.tensor([3.0, 4.0]))
-    >>> Add(up)(torch.zeros(1, 1, 2))
-    tensor([3., 4.])
-    """
+class OfVector(Linear):
+    """What transforms made of one direction's vector share."""
 
     along: Direction
     vector: Tensor | None = None
@@ -98,10 +91,6 @@ class Add(Linear):
             check_along(self.along, Direction)
             object.__setattr__(self, "vector", self.along.vector)
 
-    def at_length_one(self) -> Add:
-        """Return the addition of the unit vector."""
-        return Add(self.along.unit())
-
     @property
     def hook_name(self) -> str:
         """The hook point of the direction."""
@@ -111,6 +100,22 @@ class Add(Linear):
     def unit_shape(self) -> tuple[int, ...]:
         """The shape of the direction's vector."""
         return tuple(self.along.vector.shape)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Add(OfVector):
+    """Δ = v. The strength scales the amplitude: 4 adds four times the vector as it is.
+
+    Source: ActAdd (arXiv 2308.10248), CAA (arXiv 2312.06681).
+
+    >>> up = Direction("blocks.0.hook_resid_post", torch.tensor([3.0, 4.0]))
+    >>> Add(up)(torch.zeros(1, 1, 2))
+    tensor([3., 4.])
+    """
+
+    def at_length_one(self) -> Add:
+        """Return the addition of the unit vector."""
+        return Add(self.along.unit())
 
     def __call__(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "*unit"]:
         """Return the vector."""

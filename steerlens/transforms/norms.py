@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.positions import Window
-from steerlens.transforms.linear import check_along
+from steerlens.transforms.linear import OfVector
 from steerlens.transforms.transform import Linear, Scaled, Transform
 
 VANISHED = 1e-4
@@ -76,7 +74,7 @@ class KeepNorm(Linear):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AddBeforeNorm(Linear):
+class AddBeforeNorm(OfVector):
     """A vector added in front of a norm, written where the norm has divided by its scale.
 
     At `hook_normalized` an RMSNorm or LayerNorm holds x / s, with s = sqrt(mean(x²) + ε). The
@@ -86,30 +84,11 @@ class AddBeforeNorm(Linear):
     without one. Reconstruction of ours; exact, to rounding.
 
     >>> import torch
+    >>> from steerlens import Direction
     >>> v = Direction("blocks.0.ln1_post.hook_normalized", torch.tensor([0.0, 1.0]))
     >>> AddBeforeNorm(v).change(torch.tensor([[[2.0**0.5, 0.0]]]), torch.tensor(2.0**0.5))
     tensor([[[-0.4142,  1.0000]]])
     """
-
-    along: Direction
-    vector: Tensor | None = None
-    scales: ClassVar[Scaled] = "amplitude"
-
-    def __post_init__(self) -> None:
-        """Take the direction's vector. Raises BadInputError on anything but a direction."""
-        if self.vector is None:
-            check_along(self.along, Direction)
-            object.__setattr__(self, "vector", self.along.vector)
-
-    @property
-    def hook_name(self) -> str:
-        """The hook point of the direction."""
-        return self.along.hook_name
-
-    @property
-    def unit_shape(self) -> tuple[int, ...]:
-        """The shape of the direction's vector."""
-        return tuple(self.along.vector.shape)
 
     def change(
         self,
