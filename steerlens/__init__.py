@@ -2,7 +2,7 @@
 
 >>> import steerlens as sl
 
-`sl.methods`, `sl.views`, `sl.demo` and `sl.report` are imported when they are first used.
+`sl.methods`, `sl.formats`, `sl.views`, `sl.demo` and `sl.report` are imported when first used.
 """
 
 from importlib import import_module
@@ -44,7 +44,7 @@ from steerlens.verbs import steer as steer
 
 def __getattr__(name: str) -> Any:
     """Import the rooms that a first import leaves out."""
-    if name in ("demo", "methods", "views"):
+    if name in ("demo", "formats", "methods", "views"):
         return import_module(f"steerlens.{name}")
     if name == "report":
         return import_module("steerlens.views").report

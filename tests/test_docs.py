@@ -26,6 +26,7 @@ PAGES = {
     "docs/editing.md": ["hooks and weights the same", "a fresh load gives the edited logits"],
     "docs/methods.md": ["6 of 6 hook points kept", "Condition(score at"],
     "docs/adapting.md": ["Adaptation(", "prompts held out"],
+    "docs/files.md": ["this model is 'another'", "cannot be handed on", "3.0", "True"],
 }
 """What each page prints, among other things."""
 
@@ -78,7 +79,7 @@ def public(module: ModuleType) -> dict[str, object]:
 
 ROOMS = [
     *(sl.positions, sl.transforms, sl.signals, sl.evaluation, sl.effects, sl.editing),
-    *(sl.methods, sl.views, sl.demo),
+    *(sl.methods, sl.formats, sl.views, sl.demo),
 ]
 
 
