@@ -71,6 +71,7 @@ _FLAGS = {
     "hook_k_input": "use_split_qkv_input",
     "hook_v_input": "use_split_qkv_input",
 }
+_NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
@@ -111,6 +112,11 @@ def check_hook_name(model: Host, name: str) -> str:
     Raises UnknownNameError with the nearest names where the host lacks it, HookError where
     it is there but dead behind a flag of the model's configuration.
     """
+    if name.endswith(_NEURONS) and getattr(model.cfg, "num_experts", None):
+        raise HookError(
+            f"On a mixture of experts {name!r} is no place of neurons: a bridge means the MLP's "
+            "whole input or output by it. Take 'mlp_out'."
+        )
     if name not in model.hook_dict:
         _, layer = split_name(name)
         deep = layer is not None and layer >= model.cfg.n_layers

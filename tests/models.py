@@ -2,9 +2,10 @@
 
 `tiny(architecture, host)` gives a cached model, `build(...)` a fresh one (edit or break that
 one), `hf(architecture)` the Hugging Face model with the same weights. Three layers, width 32,
-four heads, 48 words, 64 positions; grouped keys and values where the architecture has them,
-a head width of its own in Qwen3, sliding windows of 6 in Gemma-2 (layers 0 and 2) and Mistral
-(all). Every bias is nonzero and every norm gain random, so that a fold gone wrong shows.
+four heads, 48 words, 64 positions; grouped keys and values where the architecture has them, a head
+width of its own in Qwen3, sliding windows of 6 in Gemma-2 and Gemma-3 (layers 0 and 2) and Mistral
+(all), four experts in Mixtral, two of them a token. Every bias is nonzero and every norm gain
+random, so that a fold gone wrong shows.
 
 Cost, one thread: imports 5 to 9 s, a model 0.04 to 0.07 s (HookedTransformer) or 0.1 to 0.2 s
 (bridge, which reads a folder), the first one a second more, again from the cache nothing; a
@@ -43,11 +44,16 @@ from tokenizers.models import WordLevel
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 ARCHITECTURES = ("gpt2", "llama", "qwen3", "pythia", "gemma2", "mistral", "olmo2")
-GROUPED = ("llama", "qwen3", "gemma2", "mistral")
+"""Those that laws are drawn on."""
+EVERY = (*ARCHITECTURES, "gemma3", "phi", "mixtral")
+GROUPED = ("llama", "qwen3", "gemma2", "gemma3", "mistral", "mixtral")
+GEMMAS = ("gemma2", "gemma3")
 N_LAYERS, D_MODEL, D_MLP, N_HEADS, N_KV_HEADS = 3, 32, 48, 4, 2
 D_VOCAB, N_CTX, WINDOW, QUERY_SCALAR = 48, 64, 6, 12
-D_HEAD = {name: 12 if name == "qwen3" else D_MODEL // N_HEADS for name in ARCHITECTURES}
-ROTARY_DIM_PYTHIA, SCORE_CAP, LOGIT_CAP = 2, 20.0, 10.0
+D_HEAD = {name: 12 if name == "qwen3" else D_MODEL // N_HEADS for name in EVERY}
+N_EXPERTS, EXPERTS_A_TOKEN = 4, 2
+ROTARY_DIM = {"pythia": 2, "phi": 4}
+SCORE_CAP, LOGIT_CAP, ROTARY_BASES = 20.0, 10.0, (1e6, 1e4)
 STD, GAIN_STD, GEMMA_SHARE = 0.3, 0.3, 0.25
 FIRST_WORD = 4  # past every special token and <unk>, in both vocabularies
 REAL_WORDS = ("good", "bad", "happy", "sad", "not", "the")
@@ -109,16 +115,21 @@ def hf_config(architecture: str, pad_is_eos_is_bos: bool = False) -> Any:
         )  # fmt: skip
     gemma = {
         "head_dim": D_HEAD["gemma2"], "query_pre_attn_scalar": QUERY_SCALAR,
-        "sliding_window": WINDOW, "attn_logit_softcapping": SCORE_CAP,
-        "final_logit_softcapping": LOGIT_CAP,
+        "sliding_window": WINDOW,
     }  # fmt: skip
+    caps = {"attn_logit_softcapping": SCORE_CAP, "final_logit_softcapping": LOGIT_CAP}
+    windows = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    experts = {"num_local_experts": N_EXPERTS, "num_experts_per_tok": EXPERTS_A_TOKEN}
     kind, own = {
         "llama": (transformers.LlamaConfig, {}),
         "qwen3": (transformers.Qwen3Config, {"head_dim": D_HEAD["qwen3"]}),
         "pythia": (transformers.GPTNeoXConfig, {}),
-        "gemma2": (transformers.Gemma2Config, gemma),
+        "gemma2": (transformers.Gemma2Config, gemma | caps),
+        "gemma3": (transformers.Gemma3TextConfig, gemma | windows),
         "mistral": (transformers.MistralConfig, {"sliding_window": WINDOW}),
         "olmo2": (transformers.Olmo2Config, {}),
+        "phi": (transformers.PhiConfig, {}),
+        "mixtral": (transformers.MixtralConfig, experts),
     }[architecture]
     if architecture in GROUPED:
         own = {**own, "num_key_value_heads": N_KV_HEADS}
@@ -154,14 +165,14 @@ def _randomise(model: PreTrainedModel, architecture: str, seed: int) -> None:
             mean = _gain_mean(architecture, is_final=name == "model.norm.weight")
             parameter.copy_(mean + GAIN_STD * noise)
         else:
-            is_gemma_embed = architecture == "gemma2" and "embed" in name
+            is_gemma_embed = architecture in GEMMAS and "embed" in name
             parameter.copy_(STD * (GEMMA_SHARE if is_gemma_embed else 1.0) * noise)
 
 
 def _gain_mean(architecture: str, *, is_final: bool) -> float:
     # Gemma stores gain - 1. It multiplies its tied embeddings by sqrt(d_model), so that at full
     # STD each token would only predict itself: they are small here, the last gain large instead.
-    if architecture != "gemma2":
+    if architecture not in GEMMAS:
         return 1.0
     return 1 / GEMMA_SHARE - 1 if is_final else 0.0
 
@@ -197,16 +208,17 @@ tiny = cache(build)
 def _bridge(architecture: str, dtype: torch.dtype, seed: int, pad_is_eos_is_bos: bool) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
-    folder = _model_folder(architecture, seed, pad_is_eos_is_bos)
-    return TransformerBridge.boot_transformers(str(folder), device="cpu", dtype=dtype)
+    source = folder(architecture, seed, pad_is_eos_is_bos)
+    return TransformerBridge.boot_transformers(str(source), device="cpu", dtype=dtype)
 
 
 @cache
-def _model_folder(architecture: str, seed: int, pad_is_eos_is_bos: bool) -> Path:
-    folder = Path(_workspace().name) / f"{architecture}-{seed}-{pad_is_eos_is_bos}"
-    hf(architecture, seed, torch.float32, pad_is_eos_is_bos).save_pretrained(folder)
-    tokenizer(pad_is_eos_is_bos).save_pretrained(folder)
-    return folder
+def folder(architecture: str, seed: int = 0, pad_is_eos_is_bos: bool = False) -> Path:
+    """The Hugging Face folder that bridges are booted from."""
+    place = Path(_workspace().name) / f"{architecture}-{seed}-{pad_is_eos_is_bos}"
+    hf(architecture, seed, torch.float32, pad_is_eos_is_bos).save_pretrained(place)
+    tokenizer(pad_is_eos_is_bos).save_pretrained(place)
+    return place
 
 
 def _hooked_transformer(
@@ -217,7 +229,9 @@ def _hooked_transformer(
 
     source = hf(architecture, seed, dtype, pad_is_eos_is_bos)
     cfg = HookedTransformerConfig(**_hooked_transformer_shape(architecture, source, dtype))
-    family = {"pythia": "neox", "gemma2": "gemma"}.get(architecture, architecture)
+    family = {"pythia": "neox", "gemma2": "gemma", "gemma3": "gemma"}.get(
+        architecture, architecture
+    )
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
         model = HookedTransformer(cfg, tokenizer(pad_is_eos_is_bos))
@@ -229,6 +243,8 @@ def _hooked_transformer(
         center_unembed=False,
         fold_value_biases=False,
     )
+    for parameter in model.parameters():  # it leaves the routers of experts in float32
+        parameter.data = parameter.data.to(dtype)
     return model
 
 
@@ -244,10 +260,11 @@ def _hooked_transformer_shape(
     if architecture == "gpt2":
         return shape | {"act_fn": "gelu_new", "normalization_type": "LN"}
     shape |= {"positional_embedding_type": "rotary", "rotary_dim": D_HEAD[architecture]}
-    if architecture == "pythia":
+    if architecture in ROTARY_DIM:
         return shape | {
-            "act_fn": "gelu", "normalization_type": "LN", "parallel_attn_mlp": True,
-            "rotary_dim": ROTARY_DIM_PYTHIA,
+            "act_fn": {"pythia": "gelu", "phi": "gelu_new"}[architecture],
+            "normalization_type": "LN", "parallel_attn_mlp": True,
+            "rotary_dim": ROTARY_DIM[architecture],
         }  # fmt: skip
     shape |= {
         "normalization_type": "RMS", "final_rms": True, "gated_mlp": True, "act_fn": "silu",
@@ -259,13 +276,23 @@ def _hooked_transformer_shape(
 
 def _own_shape(architecture: str) -> dict[str, Any]:
     local = {"use_local_attn": True, "window_size": WINDOW}
+    gemma = {
+        **local, "act_fn": "gelu_pytorch_tanh", "attn_scale": QUERY_SCALAR**0.5,
+        "attn_types": ["local", "global", "local"], "use_normalization_before_and_after": True,
+    }  # fmt: skip
     own: dict[str, dict[str, Any]] = {
         "llama": {},
         "qwen3": {"use_qk_norm": True},
         "gemma2": {
-            **local, "act_fn": "gelu_pytorch_tanh", "attn_scale": QUERY_SCALAR**0.5,
-            "attn_types": ["local", "global", "local"], "use_normalization_before_and_after": True,
-            "attn_scores_soft_cap": SCORE_CAP, "output_logits_soft_cap": LOGIT_CAP,
+            **gemma, "attn_scores_soft_cap": SCORE_CAP, "output_logits_soft_cap": LOGIT_CAP,
+        },
+        "gemma3": {
+            **gemma, "use_qk_norm": True, "rotary_base": ROTARY_BASES[0],
+            "rotary_base_local": ROTARY_BASES[1],
+        },
+        "mixtral": {
+            "num_experts": N_EXPERTS, "experts_per_token": EXPERTS_A_TOKEN, "norm_topk_prob": True,
+            "rotary_base": ROTARY_BASES[0],
         },
         "mistral": {**local, "attn_types": ["local"] * N_LAYERS},
         "olmo2": {"attn_types": ["global"] * N_LAYERS},

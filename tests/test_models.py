@@ -16,7 +16,7 @@ import models
 import pytest
 import torch
 from jaxtyping import Float
-from models import ARCHITECTURES, cached_forward, forward, hf, hosts, padded, random_rows, tiny
+from models import EVERY, cached_forward, forward, hf, hosts, padded, random_rows, tiny
 
 pytestmark = pytest.mark.host
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 LENGTHS = (20, 13, 7)
 CHUNKS = ([1] * 20, [7, 1, 12], [19, 1])
 EACH = pytest.mark.parametrize(
-    ("architecture", "host"), [(name, host) for host in hosts() for name in ARCHITECTURES]
+    ("architecture", "host"), [(name, host) for host in hosts() for name in EVERY]
 )
 
 
@@ -132,6 +132,8 @@ def test_bfloat16_is_as_close_as_hugging_faces_own(architecture: str, host: str)
 
 @EACH
 def test_float64_runs(architecture: str, host: str) -> None:
+    if architecture == "mixtral":
+        pytest.skip("experts add up in float32 on Hugging Face, and so on both hosts")
     tokens, mask = padded(random_rows(LENGTHS), "left")
     logits = forward(tiny(architecture, host, torch.float64), tokens, mask)
     assert logits.dtype == torch.float64
@@ -180,7 +182,7 @@ def test_builds_share_nothing(architecture: str, host: str) -> None:
 
 
 def _shift(model: Any) -> None:
-    model.blocks[1].mlp.W_out.add_(1.0)
+    model.blocks[1].attn.W_O.add_(1.0)
 
 
 @EACH

@@ -228,7 +228,7 @@ def writable(model: Any, layer: int, block: Block) -> Tensor:
         kind = "a mixture of experts" if experts else "not known"
         raise BadInputError(
             f"{where} has no {name}: its layout is {kind}, and it cannot be edited. Edit heads "
-            "alone (rho_mlp=None), or steer by hooks."
+            "alone (steer2edit with rho_mlp=None, thinkedit), or steer by hooks."
         )
     _check_whole(weight, f"{where}.{name}")
     return weight

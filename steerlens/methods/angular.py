@@ -32,6 +32,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from steerlens.activations import Activations, collect
+from steerlens.components import Components
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction
 from steerlens.directions.finding import counted
@@ -140,9 +141,19 @@ def _intervention(
 
 
 def norms(model: Host) -> tuple[str, ...]:
-    """Return the norms of a block that its host computes once a pass."""
+    """Return the norms before attention and MLP that the host computes once a pass.
+
+    Raises BadInputError where norms stand behind them instead (OLMo-2).
+    """
     both = ("ln1.hook_normalized", "ln2.hook_normalized")
-    return both if is_bridge(model) else both[1:]
+    once = both if is_bridge(model) else both[1:]
+    found = tuple(each for each in once if hook_name(each, 0) in model.hook_dict)
+    if not found or Components(model).before(0) is None:
+        raise BadInputError(
+            "Angular steering acts behind the norms before attention and MLP, and this model's "
+            "norms stand behind them. Give sites=('resid_post',) or others of your choice."
+        )
+    return found
 
 
 def candidates(

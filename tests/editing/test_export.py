@@ -35,7 +35,7 @@ HOOKED = pytest.mark.skipif("hooked_transformer" not in hosts(), reason="not in 
 
 
 def checkpoint(architecture: str, seed: int = 0) -> Path:
-    return models._model_folder(architecture, seed, False)
+    return models.folder(architecture, seed)
 
 
 @torch.no_grad()
