@@ -23,15 +23,48 @@ from steerlens.positions import Mask, Selector, Window, padding
 
 @dataclass
 class Generation:
-    """One call of a `generate` method."""
+    """One call of a `generate` method: its first pass holds every prompt whole."""
 
     prompt_lengths: Tensor | None = None
+    opens_with_bos: Tensor | None = None
+    columns: int = 0
+    """Of its first pass."""
+
+
+class Ever:
+    """Whether any of many tensors held anything but 0; a device is asked at the end alone."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._found = False
+        self._kept: list[Tensor] = []
+
+    def add(self, values: Tensor) -> None:
+        """Take one more tensor."""
+        if self._found:
+            return
+        self._kept.append(values)
+        if values.is_cpu:
+            self._found, self._kept = bool(self), []
+        elif len(self._kept) >= _UNASKED:
+            self._kept = [self._any()]
+
+    def _any(self) -> Tensor:
+        return torch.stack([each.any() for each in self._kept]).any()
+
+    def __bool__(self) -> bool:
+        """Return whether any did."""
+        return self._found or (bool(self._kept) and bool(self._any()))
+
+
+_UNASKED = 64
 
 
 class Clock:
     """Follows a host's passes and tells, for the current one, the `Window` of its tokens.
 
-    Cost a pass: one small cumulative sum, and one evaluation of each distinct selector.
+    Cost a pass: one small cumulative sum (none where every token is real or generated), and one
+    evaluation of each distinct selector.
     """
 
     def __init__(self, model: Host, prompt_lengths: Int[Tensor, " batch"] | None = None) -> None:
@@ -45,14 +78,16 @@ class Clock:
         """Number of passes begun."""
         self.reached: dict[int, int] = {}
         """The latest pass that ran each watched layer."""
-        self.picked: dict[Selector, Tensor] = {}
+        self.picked: dict[Selector, Ever] = {}
         """Whether each selector has picked any token yet."""
         self._declared = prompt_lengths
         self._told_real: Tensor | None = None
         self._window: Window | None = None
-        self._masks: dict[Selector, Mask] = {}
+        self._masks: dict[int, tuple[Selector, Mask]] = {}
         self._tokens: Int[Tensor, "batch total"] | None = None
-        self._real: Bool[Tensor, "batch total"] | None = None
+        self._real: Bool[Tensor, "batch known"] | None = None
+        """Where there are pads; None where there are none. Columns past its end are real."""
+        self._total = self._rows = 0
         self.generation: Generation | None = None
         """The generation under way."""
         self._unseen = False
@@ -76,12 +111,12 @@ class Clock:
     @property
     def real(self) -> Bool[Tensor, "batch total"]:
         """True at tokens and False at pads, for the current text so far."""
-        assert self._real is not None
-        return self._real
+        return self.window.real_so_far
 
     def where(self, selector: Selector) -> Mask:
         """Return the positions that `selector` picks in this pass, pads left out."""
-        if selector not in self._masks:
+        known = self._masks.get(id(selector))  # equal ones are worked out twice: hashing costs more
+        if known is None:
             window = self.window
             mask = selector(window)
             if mask.dtype != torch.bool or mask.shape != window.real.shape:
@@ -89,11 +124,10 @@ class Clock:
                     f"Positions {selector!r} gave {mask.dtype} of shape {tuple(mask.shape)}; they "
                     f"give True or False a token, of shape {tuple(window.real.shape)}."
                 )
-            mask = mask & window.real
-            self._masks[selector] = mask
-            seen = self.picked.get(selector)
-            self.picked[selector] = mask.any() if seen is None else seen | mask.any()
-        return self._masks[selector]
+            mask = mask if mask is window.real else mask & window.real
+            self._masks[id(selector)] = known = selector, mask
+            self.picked.setdefault(selector, Ever()).add(mask)
+        return known[1]
 
     def begin(
         self,
@@ -114,23 +148,27 @@ class Clock:
         if self.text < 0 or not (past > 0 or self._mid_generation()):
             self.text += 1
             self._tokens = self._real = None
+            self._total = 0
         total = past + width
         self._unseen = past > (0 if self._tokens is None else self._tokens.shape[1])
         self._tokens = _appended(self._tokens, tokens, total)
-        self._real = self._reality(attention_mask, total, rows, device)
-        self.start = past
-        counts = self._real.int().cumsum(1)
+        decoded = self._mid_generation() and 0 < past == self._total and self._rows == rows
+        if not decoded:
+            self._real = self._reality(attention_mask, total, rows, device)
+        self.start, self._total, self._rows = past, total, rows
+        whole = tokens is None or tokens.shape[1] == width
         self._window = Window(
-            index=torch.where(self._real, counts - 1, -1)[:, past:],
+            index=self._decoded() if decoded else self._index(rows, device),
             opens_with_bos=self._opens_with_bos(rows, device),
-            tokens=None if self._tokens is None else self._tokens[:, past:],
-            prompt_lengths=self._prompt_lengths(counts[:, -1], past),
+            tokens=tokens if whole or self._tokens is None else self._tokens[:, past:],
+            prompt_lengths=self._prompt_lengths(rows, past, device),
             model=self.model,
             text=self.text,
             start=past,
             history=self._tokens,
             cache=self._cache,
             history_real=self._real,
+            decoded=decoded,
         )
         self._masks = {}
         self.serial += 1
@@ -150,8 +188,8 @@ class Clock:
 
     def _reality(
         self, attention_mask: Tensor | None, total: int, rows: int, device: torch.device
-    ) -> Bool[Tensor, "batch total"]:
-        """Pads as told, else from the host's mask, else from runs of pad ids."""
+    ) -> Bool[Tensor, "batch total"] | None:
+        """Pads as told, else from the host's mask, else from runs of pad ids; None without any."""
         if self._told_real is not None and self._told_real.shape == (rows, total):
             return self._told_real.to(device)
         if attention_mask is not None:
@@ -161,41 +199,71 @@ class Clock:
                     f"{(rows, total)}, cached tokens included. Give one of that shape, or none."
                 )
             return attention_mask.to(device).bool()
-        before = self._real
-        if before is not None and before.shape[0] == rows and before.shape[1] <= total:
-            more = torch.ones(rows, total - before.shape[1], dtype=torch.bool, device=device)
-            return torch.cat([before, more], 1)
-        if before is not None and before.shape[0] == rows:
-            return before[:, :total]
-        real = torch.ones(rows, total, dtype=torch.bool, device=device)
-        if self._tokens is None or rows == 1:
-            return real
-        return real & ~padding(
-            self._tokens, token_id(self.model, "pad"), token_id(self.model, "bos")
-        )
+        continued = self._total and self._rows == rows
+        if continued and self._real is not None:
+            more = self._real.new_ones(rows, max(0, total - self._real.shape[1]))
+            return torch.cat([self._real[:, :total], more], 1)
+        if continued or self._tokens is None or rows == 1:
+            return None
+        return ~padding(self._tokens, token_id(self.model, "pad"), token_id(self.model, "bos"))
+
+    def _decoded(self) -> Int[Tensor, "batch pos"]:
+        """Each generated token's index: what `generate` appends is real, in every row."""
+        assert self.generation is not None
+        assert self.generation.prompt_lengths is not None
+        first = self.generation.prompt_lengths[:, None] + (self.start - self.generation.columns)
+        width = self._total - self.start
+        return first if width == 1 else first + torch.arange(width, device=first.device)
+
+    def _index(self, rows: int, device: torch.device) -> Int[Tensor, "batch pos"]:
+        """Each new token's index among its row's real ones, -1 at pads."""
+        if self._real is None:
+            return torch.arange(self.start, self._total, device=device).expand(rows, -1)
+        counts, real = self._real.cumsum(1), self._real
+        if self.start:
+            counts, real = counts[:, self.start :], real[:, self.start :]
+        return counts * real - 1
 
     def _opens_with_bos(self, rows: int, device: torch.device) -> Bool[Tensor, " batch"] | None:
         if self._tokens is None:
             return None
+        if self.generation is not None and self.generation.opens_with_bos is not None:
+            return self.generation.opens_with_bos
         bos = token_id(self.model, "bos")
         if bos is None:
             return torch.zeros(rows, dtype=torch.bool, device=device)
-        first = self._tokens.gather(1, self.real.int().argmax(1, keepdim=True))
-        return None if self._unseen else (first == bos).squeeze(1)
+        if self._unseen:
+            return None
+        opening = self._tokens[:, :1]
+        if self._real is not None:
+            opening = self._tokens.gather(1, self._real.int().argmax(1, keepdim=True))
+        opens = (opening == bos).squeeze(1)
+        if self.generation is not None:
+            self.generation.opens_with_bos = opens
+        return opens
 
-    def _prompt_lengths(self, counts: Tensor, past: int) -> Int[Tensor, " batch"] | None:
+    def _prompt_lengths(
+        self, rows: int, past: int, device: torch.device
+    ) -> Int[Tensor, " batch"] | None:
         if self.generation is not None:
             if self.generation.prompt_lengths is None:
-                self.generation.prompt_lengths = counts
+                self.generation.prompt_lengths = self._counts(rows, device)
+                self.generation.columns = self._total
             return self.generation.prompt_lengths
         if self._declared is not None:
-            if len(self._declared) != len(counts):
+            if len(self._declared) != rows:
                 raise BadInputError(
                     f"{len(self._declared)} prompt_lengths were given for a batch of "
-                    f"{len(counts)} rows; give one a row."
+                    f"{rows} rows; give one a row."
                 )
-            return self._declared.to(counts.device)
-        return None if past > 0 or self._tokens is None else counts
+            return self._declared.to(device)
+        return None if past > 0 or self._tokens is None else self._counts(rows, device)
+
+    def _counts(self, rows: int, device: torch.device) -> Int[Tensor, " batch"]:
+        """Real tokens of each row so far."""
+        if self._real is None:
+            return torch.full((rows,), self._total, device=device)
+        return self._real.sum(1)
 
     @contextmanager
     def generating(self, generation: Generation) -> Iterator[None]:
@@ -216,5 +284,7 @@ def _appended(before: Tensor | None, tokens: Tensor | None, total: int) -> Tenso
         return tokens[:, -total:]
     if before is None or len(before) != len(tokens):
         before = tokens.new_full((len(tokens), 0), -1)
+    if before.shape[1] == earlier:
+        return torch.cat([before, tokens], 1)
     missing = tokens.new_full((len(tokens), max(0, earlier - before.shape[1])), -1)
     return torch.cat([missing, before[:, :earlier], tokens], 1)

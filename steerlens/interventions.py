@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,8 +32,8 @@ from steerlens.transforms import Function as Opaque
 
 OPEN = Constant(1.0)
 """The gate that lets everything through."""
-Change = tuple[Float[Tensor, "batch pos *unit"], Bool[Tensor, "batch pos"]]
-"""The change in float32, and where anything is written at all."""
+Change = tuple[Float[Tensor, "batch pos *unit"], Bool[Tensor, "batch pos ..."]]
+"""The change in float32, and where anything is written at all: elsewhere it is not read."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,21 @@ class Intervention:
                 f"{self.transform!r} takes a share from 0 to 1 as coefficient times gate; "
                 f"got {share!r}."
             )
+
+    @cached_property
+    def steady(self) -> bool:
+        """Whether its strength is known before any pass."""
+        return fixed(self.coeff) and fixed(self.gate)
+
+    @cached_property
+    def limits(self) -> tuple[float, float] | None:
+        """Between what its strength has to be looked after while it runs; None where it is sure."""
+        if self.steady:
+            return None
+        if self.transform.scales == "share":
+            return 0, 1
+        any_number = holds(self.coeff, Function) or holds(self.gate, Function)
+        return (-math.inf, math.inf) if any_number else None
 
     def __repr__(self) -> str:
         """Return the formula: `4 * add('joy') @ blocks.2.hook_resid_post[predicting]`."""
@@ -144,27 +161,27 @@ def mapped(expression: Expression, change: Callable[[Intervention], Intervention
 
 
 def only(expression: Expression, wanted: Callable[[Intervention], bool]) -> Expression | None:
-    """Return the part of an expression whose interventions are wanted, None if none is."""
+    """Return the part of an expression whose interventions are wanted, None if none is.
+
+    A group of which one part is left is that part.
+    """
     if isinstance(expression, Intervention):
         return expression if wanted(expression) else None
     parts = (only(part, wanted) for part in expression.parts)
     kept = tuple(part for part in parts if part is not None)
-    return Group(kept, expression.in_turn) if kept else None
+    if len(kept) < 2:
+        return kept[0] if kept else None
+    return Group(kept, expression.in_turn)
 
 
-@dataclass(frozen=True)
-class Strength:
+class Strength(NamedTuple):
     """How strongly an intervention acts in one pass: coefficient and gate, token by token."""
 
-    coeff: Float[Tensor, "batch pos"]
+    coeff: Float[Tensor, "#batch #pos"]
     gate: Float[Tensor, "batch pos"]
     """0 where the positions pick nothing."""
-
-    @property
-    def product(self) -> Float[Tensor, "batch pos"]:
-        """Coefficient times gate; 0 where either is, whatever the other."""
-        shut = (self.gate == 0) | (self.coeff == 0)
-        return torch.where(shut, 0, self.coeff * self.gate)
+    product: Float[Tensor, "batch pos"]
+    """Coefficient times gate; 0 where either is, whatever the other."""
 
 
 def strength(moment: Moment, leaf: Intervention, mask: Bool[Tensor, "batch pos"]) -> Strength:
@@ -172,15 +189,29 @@ def strength(moment: Moment, leaf: Intervention, mask: Bool[Tensor, "batch pos"]
 
     Raises BadInputError where a share leaves its range.
     """
-    coeff, gate = (_by_token(each, moment).expand(mask.shape) for each in (leaf.coeff, leaf.gate))
-    found = Strength(coeff, torch.where(mask, gate, 0))
-    if fixed(product(leaf.coeff, leaf.gate)):
-        return found
-    if leaf.transform.scales == "share":
-        _check(found.product, 0, 1, leaf)
-    elif any(holds(each, Function) for each in (leaf.coeff, leaf.gate)):
-        _check(found.product, -math.inf, math.inf, leaf)
-    return found
+    coeff = _by_token(leaf.coeff, moment)
+    gate = _by_token(leaf.gate, moment)
+    if moment.window is None or not moment.window.picks_all(mask):
+        gate = torch.where(mask, gate, moment.memory.number(0.0, gate))
+    elif gate.shape != mask.shape:
+        gate = gate.expand(mask.shape)
+    times = _times(leaf.coeff, coeff, gate)
+    if leaf.limits is not None:
+        _check(times, *leaf.limits, leaf)
+    return Strength(coeff, gate, times)
+
+
+def _times(
+    signal: Signal, coeff: Float[Tensor, "#batch #pos"], gate: Float[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos"]:
+    """Coefficient times gate, and 0 where either is 0: infinity times 0 is not a number."""
+    if isinstance(signal, Constant) and _SMALLEST < abs(signal.value) < 1 / _SMALLEST:
+        return gate if signal.value == 1 else gate * coeff
+    return torch.where((gate == 0) | (coeff == 0), 0, coeff * gate)
+
+
+_SMALLEST = 1e-30
+"""Numbers beyond this, and its inverse, may turn to 0 or infinity in float32."""
 
 
 def _check(values: Float[Tensor, "batch pos"], low: float, high: float, leaf: Intervention) -> None:
@@ -197,6 +228,8 @@ def _check(values: Float[Tensor, "batch pos"], low: float, high: float, leaf: In
 def _by_token(signal: Signal, moment: Moment) -> Float[Tensor, "#batch #pos"]:
     """A signal's values. Raises BadInputError where they are not one a token, a row or in all."""
     values = signal(moment)
+    if values.shape in ((1, 1), moment.x.shape[:2]):
+        return values
     rows, pos = moment.x.shape[:2]
     fits = values.ndim == 2 and values.shape[0] in (1, rows) and values.shape[1] in (1, pos)
     if not fits:
@@ -208,23 +241,28 @@ def _by_token(signal: Signal, moment: Moment) -> Float[Tensor, "#batch #pos"]:
     return values
 
 
-def scaled(
-    moment: Moment, values: Float[Tensor, "batch pos"], transform: Transform
-) -> Float[Tensor, "batch pos *unit"]:
-    """Return the transform's change at strength c * g, and 0 where c * g is 0 whatever it is."""
+def scaled(moment: Moment, values: Float[Tensor, "batch pos"], transform: Transform) -> Change:
+    """Return the transform's change at strength c * g, and where c * g is not 0."""
     h = moment.written
-    values = values.reshape(*values.shape, *[1] * (h.ndim - 2))
+    values = over_units(values, h)
+    written = values != 0
     change = transform.change(moment.x, values, moment.window)
-    try:
-        written = torch.where(values != 0, change, 0).expand_as(h)
-    except RuntimeError:
-        raise BadInputError(
-            f"{transform!r} gave a change of shape {tuple(change.shape)}, which does not fit the "
-            f"activation {tuple(h.shape)} that it writes."
-        ) from None
-    if isinstance(transform, Opaque) and not bool(written.isfinite().all()):
+    if change.shape != h.shape:
+        try:
+            change = change.expand_as(h)
+        except RuntimeError:
+            raise BadInputError(
+                f"{transform!r} gave a change of shape {tuple(change.shape)}, which does not fit "
+                f"the activation {tuple(h.shape)} that it writes."
+            ) from None
+    if isinstance(transform, Opaque) and not bool((change.isfinite() | ~written).all()):
         raise BadInputError(f"{transform!r} gave values that are not finite, at steered tokens.")
-    return written
+    return change, written
+
+
+def over_units(values: Tensor, h: Float[Tensor, "batch pos *unit"]) -> Tensor:
+    """Return one value a token, (batch, pos), shaped to broadcast against an activation."""
+    return values[..., None] if h.ndim == 3 else values.reshape(*values.shape, *[1] * (h.ndim - 2))
 
 
 def change(
@@ -235,12 +273,17 @@ def change(
     """Return what an expression does to x: sums for together, running sums for in turn."""
     if isinstance(expression, Intervention):
         return leaf_change(expression, x)
-    total = torch.zeros_like(x)
-    touched = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-    for part in expression.parts:
-        more, here = change(part, x + total if expression.in_turn else x, leaf_change)
+    total, touched = _alone(change(expression.parts[0], x, leaf_change))
+    for part in expression.parts[1:]:
+        more, here = _alone(change(part, x + total if expression.in_turn else x, leaf_change))
         total, touched = total + more, touched | here
     return total, touched
+
+
+def _alone(result: Change) -> Change:
+    """A change that is 0 where nothing is written, so that it may be added to others."""
+    more, here = result
+    return torch.where(here, more, 0), here
 
 
 def applied(
@@ -248,5 +291,4 @@ def applied(
 ) -> Float[Tensor, "batch pos *unit"]:
     """Return h + change, cast once to h's dtype; h bit for bit where nothing is written."""
     total, touched = result
-    touched = touched.reshape(*touched.shape, *[1] * (h.ndim - 2))
     return torch.where(touched, h + total.to(h.dtype), h)

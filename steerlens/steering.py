@@ -27,7 +27,8 @@ from steerlens.interventions import (
 )
 from steerlens.positions import Positions, selector
 from steerlens.provenance import Allow
-from steerlens.running import Session, check_writable, running
+from steerlens.running import check_writable, running
+from steerlens.session import Session
 from steerlens.signals import Value, product, signal
 from steerlens.trace import Trace
 
@@ -206,7 +207,7 @@ class _Untold(Session):
         super().__init__(expression, model, Clock(model, lengths))
 
     def _arrive(self, name: str, activation: Tensor) -> None:
-        if name in self._fired:
+        if name in self.fired:
             raise HookError(
                 f"{name!r} fired again: hooks from fwd_hooks(model) serve one pass. Make them "
                 "anew, or steer with `with steering.on(model):`."

@@ -34,6 +34,7 @@ ORDER = [
     "signals",
     "interventions",
     "trace",
+    "session",
     "running",
     "packing",
     "steering",

@@ -90,7 +90,7 @@ class LiveGate(Combining):
 
     def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
         """Return the gate of each token."""
-        score = dots(moment.x, self.weight / self.unit) + self.bias.to(moment.x.device)
+        score = dots(moment.x, (self.weight / self.unit).to(moment.x)) + self.bias.to(moment.x)
         return torch.sigmoid(score) if self.kind == "sigmoid" else score.clamp_min(0)
 
     def __repr__(self) -> str:

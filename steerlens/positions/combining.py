@@ -126,7 +126,7 @@ class Complement(Combining):
 
     def __call__(self, window: Window) -> Mask:
         """Return what is left. Raises BadInputError where tokens are unknown."""
-        return window.real & ~window.bos & ~self.part(window)
+        return window.words & ~self.part(window)
 
     def __repr__(self) -> str:
         """Return the formula."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.positions.combining import Combining, Custom, Positions
@@ -17,7 +19,7 @@ class Everywhere(Combining):
 
     def __call__(self, window: Window) -> Mask:
         """Return every real token."""
-        return window.real if self.with_bos else window.real & ~window.bos
+        return window.real if self.with_bos else window.words
 
     def __repr__(self) -> str:
         """Return its name."""
@@ -35,11 +37,13 @@ class FromPromptEnd(Combining):
 
     def __call__(self, window: Window) -> Mask:
         """Return the tokens of that range."""
+        if window.decoded and self.stop is None and (self.start or 0) <= 0:
+            return window.real
         place = window.from_prompt_end()
-        picked = window.real if self.with_bos else window.real & ~window.bos
-        if self.start is not None:
-            picked = picked & (place >= self.start)
-        return picked if self.stop is None else picked & (place < self.stop)
+        bounds = [] if self.with_bos else [window.words]
+        bounds += [] if self.start is None else [place >= self.start]
+        bounds += [] if self.stop is None else [place < self.stop]
+        return reduce(and_, bounds)
 
     def __repr__(self) -> str:
         """Return its name."""
@@ -55,7 +59,7 @@ class First(Combining):
     def __call__(self, window: Window) -> Mask:
         """Return tokens before index n, or n + 1 where the row opens with BOS."""
         end = self.n + window.opening().int()
-        return (window.index < end) & ~window.bos
+        return (window.index < end) & window.words
 
     def __repr__(self) -> str:
         """Return the call that makes it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,10 +37,13 @@ class Window:
     """Token ids of the text up to the end of this pass; -1 where a cache was filled unseen."""
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
     """What selectors look up once and keep for later passes of the same session."""
-    history_real: Bool[Tensor, "batch total"] | None = None
-    """False at the pads of `history`; None where all columns before this pass are real."""
+    history_real: Bool[Tensor, "batch known"] | None = None
+    """False at the pads of `history`, as far as it goes: columns past its end are real. None where
+    all columns before this pass are real."""
+    decoded: bool = False
+    """Whether the host's `generate` appended all of its tokens: none is a pad, BOS or prompt."""
 
-    @property
+    @cached_property
     def bos(self) -> Mask:
         """True at a row's BOS. Raises BadInputError where tokens are unknown."""
         return (self.index == 0) & self.opening()
@@ -53,18 +57,31 @@ class Window:
             )
         return self.opens_with_bos[:, None]
 
-    @property
+    @cached_property
     def real(self) -> Mask:
         """True at tokens, False at pads."""
+        if self.decoded:
+            return torch.ones_like(self.index, dtype=torch.bool)
         return self.index >= 0
+
+    @cached_property
+    def words(self) -> Mask:
+        """True at tokens, False at pads and BOS. Raises BadInputError where tokens are unknown."""
+        return self.real if self.decoded else self.real & ~self.bos
+
+    def picks_all(self, mask: Mask) -> bool:
+        """Return whether it is known, without a look at the mask, that all tokens are picked."""
+        return self.decoded and mask is self.real
 
     @property
     def real_so_far(self) -> Bool[Tensor, "batch total"]:
         """True at the tokens of the text so far, False at its pads."""
-        if self.history_real is not None:
-            return self.history_real
-        earlier = torch.ones_like(self.real[:, :1]).expand(-1, self.start)
-        return torch.cat([earlier, self.real], 1)
+        if self.history_real is None:
+            earlier = torch.ones_like(self.real[:, :1]).expand(-1, self.start)
+            return torch.cat([earlier, self.real], 1)
+        rows, known = self.history_real.shape
+        later = self.history_real.new_ones(rows, self.start + self.index.shape[1] - known)
+        return torch.cat([self.history_real, later], 1)
 
     def from_prompt_end(self) -> Int[Tensor, "batch pos"]:
         """Return the index counted from the prompt's end: -1 is its last token, 0 the first after.

@@ -8,6 +8,7 @@ from math import isfinite
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from steerlens.cards import number
 from steerlens.directions import Direction
@@ -27,7 +28,7 @@ class OfStream(Combining):
 
     def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
         """Return the share times each token's norm (over all heads, where there are any)."""
-        norm: Tensor = moment.written.to(moment.x.dtype).flatten(2).norm(dim=-1)
+        norm: Tensor = vector_norm(moment.written.to(moment.x.dtype).flatten(2), dim=-1)
         return self.share * norm
 
     def __repr__(self) -> str:
@@ -54,7 +55,7 @@ class Readout(Combining):
 
     def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
         """Return the readout of each token."""
-        return dots(moment.x, self.direction.vector) + self.bias
+        return dots(moment.x, moment.beside(self.direction.vector)) + self.bias
 
     def __repr__(self) -> str:
         """Return `readout('mover')`, with the bias where there is one."""

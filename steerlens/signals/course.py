@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steerlens.cards import number
 from steerlens.errors import BadInputError
-from steerlens.positions import Mask, Window
+from steerlens.positions import Window
 from steerlens.signals.moment import Moment
 from steerlens.signals.signal import Combining, Signal, Values, signal
 
@@ -120,7 +120,7 @@ class Latch(Combining):
         window = moment.placed
         before = moment.recall(self)
         first = torch.zeros_like(values[:, :1]) if before is None else before[:, None]
-        whole = torch.cat([first, values.masked_fill(~_words(window), 0)], 1).cummax(1).values
+        whole = torch.cat([first, values.masked_fill(~window.words, 0)], 1).cummax(1).values
         moment.keep(self, whole[:, -1])
         return whole[:, 1:]
 
@@ -150,7 +150,7 @@ class Hysteresis(Combining):
         """Return 1 while open and 0 while shut; it begins shut."""
         score, window = _each(self.score, moment), moment.placed
         event = (score > self.opens).int() - (score < self.shuts).int()
-        event = event.masked_fill(~_words(window), 0)
+        event = event.masked_fill(~window.words, 0)
         before = moment.recall(self)
         first = torch.full_like(event[:, :1], -1) if before is None else before[:, None]
         events = torch.cat([first, event], 1)
@@ -207,11 +207,6 @@ def _each(signal: Signal, moment: Moment) -> Float[Tensor, "batch pos"]:
     return signal(moment).expand(moment.x.shape[:2])
 
 
-def _words(window: Window) -> Mask:
-    """The tokens of a text: no pads, and no BOS, which is far from all others."""
-    return window.real & ~window.bos
-
-
 def _pooled(
     x: Float[Tensor, "batch pos *unit"], window: Window, pool: str
 ) -> Float[Tensor, "batch *unit"]:
@@ -225,7 +220,7 @@ def _pooled(
     if pool == "last":
         weight = (place == -1) & window.real
     else:
-        words = (place < 0) & _words(window)
+        words = (place < 0) & window.words
         weight = torch.where(words.any(1, keepdim=True), words, (place < 0) & window.real)
     share = weight.to(x.dtype) / weight.sum(1, keepdim=True)
     share = share.reshape(*share.shape, *[1] * (x.ndim - 2))

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from steerlens.activations import collect
 from steerlens.basis import Basis, orthonormal_factor
@@ -66,7 +67,8 @@ class Probe(Combining):
 
     def __call__(self, moment: Moment) -> Values:
         """Return the probability."""
-        return torch.sigmoid(dots(moment.x, self.direction.vector) + self.bias)
+        score = dots(moment.x, moment.beside(self.direction.vector))
+        return torch.sigmoid(score + self.bias if self.bias else score)
 
     def __repr__(self) -> str:
         """Return `probe('harm')`, with the bias where there is one."""
@@ -98,10 +100,11 @@ class Cosine(Combining):
     def __call__(self, moment: Moment) -> Values:
         """Return the cosine, 0 where the activation is."""
         x = moment.x
-        length: Tensor = x.flatten(2).norm(dim=-1).clamp_min(1e-12)
-        inside: Tensor = x.flatten(2) @ self._rows.to(x.device, x.dtype).T
-        whole = inside[..., 0] if isinstance(self.condition, Direction) else inside.norm(dim=-1)
-        return whole / length
+        length: Tensor = vector_norm(x.flatten(2), dim=-1).clamp_min(1e-12)
+        inside: Tensor = x.flatten(2) @ moment.beside(self._rows).T
+        if isinstance(self.condition, Direction):
+            return inside[..., 0] / length
+        return vector_norm(inside, dim=-1) / length
 
     @cached_property
     def _rows(self) -> Float[Tensor, "k d"]:
@@ -128,7 +131,7 @@ class Projection(Combining):
 
     def __call__(self, moment: Moment) -> Values:
         """Return the dot product with the unit vector."""
-        return dots(moment.x, self._unit)
+        return dots(moment.x, moment.beside(self._unit))
 
     @cached_property
     def _unit(self) -> Float[Tensor, "*unit"]:
@@ -175,4 +178,4 @@ def dots(
     x: Float[Tensor, "batch pos *unit"], vector: Float[Tensor, "*unit"]
 ) -> Float[Tensor, "batch pos"]:
     """Return each token's dot product with a vector (over heads too, where there are any)."""
-    return x.flatten(2) @ vector.to(x.device, x.dtype).flatten()
+    return x @ vector if x.ndim == 3 else x.flatten(2) @ vector.flatten()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,12 +14,36 @@ from steerlens.positions import Window
 
 
 class Memory:
-    """What signals kept at the columns where passes over the current text ended."""
+    """What signals kept where passes over the current text ended; and constants, made once."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._text = -1
         self._kept: dict[tuple[object, int], Tensor] = {}
+        self._numbers: dict[float, Tensor] = {}
+        self._moved: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def number(self, value: float, like: Tensor) -> Tensor:
+        """Return a number as a tensor (1, 1) on the device and in the dtype of another."""
+        made = self._numbers.get(value)
+        if made is None or made.dtype != like.dtype or made.device != like.device:
+            with torch.inference_mode(False):  # autograd refuses inference tensors for good
+                made = torch.full((1, 1), value, device=like.device, dtype=like.dtype)
+            self._numbers[value] = made
+        return made
+
+    def beside(self, constant: Tensor, x: Tensor) -> Tensor:
+        """Return a constant tensor on the device and in the dtype of x, moved there once."""
+        if constant.dtype == x.dtype and constant.device == x.device:
+            return constant
+        if constant.requires_grad:
+            return constant.to(x.device, x.dtype)
+        _, made = self._moved.get(id(constant), (None, None))
+        if made is None or made.dtype != x.dtype or made.device != x.device:
+            with torch.inference_mode(False):
+                made = constant.to(x.device, x.dtype)
+            self._moved[id(constant)] = constant, made  # alive, so that its id stays its own
+        return made
 
     def recall(self, key: tuple[object, str | None], window: Window) -> Tensor | None:
         """Return what was kept where this pass begins; None at the beginning of a text.
@@ -41,9 +66,9 @@ class Memory:
         self._kept[key, window.start + window.index.shape[1]] = value
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Moment:
-    """What a signal may look at in one pass."""
+    """What a signal may look at in one pass; to be read, and good for that pass alone."""
 
     x: Float[Tensor, "batch pos *unit"]
     """What is read, in float32 or wider."""
@@ -69,11 +94,16 @@ class Moment:
         """The activation that is written."""
         return self.x if self.h is None else self.h
 
+    def beside(self, constant: Tensor) -> Tensor:
+        """Return a constant tensor on the device and in the dtype of x, moved there once."""
+        return self.memory.beside(constant, self.x)
+
     def at(self, hook_name: str) -> Moment:
         """Return the moment as seen at another hook point."""
         if self.elsewhere is None:
             raise BadInputError(f"Nothing reads {hook_name!r} here: it is read in a steered pass.")
-        return replace(self, x=self.elsewhere(hook_name), h=self.written, point=hook_name)
+        x = self.elsewhere(hook_name)
+        return Moment(x, self.window, self.written, self.memory, self.elsewhere, hook_name)
 
     def recall(self, signal: object) -> Tensor | None:
         """Return what a signal kept where this pass begins, of the point that it looks at."""

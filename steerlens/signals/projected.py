@@ -36,7 +36,7 @@ class ProjectedCosine(Combining):
 
     def __call__(self, moment: Moment) -> Values:
         """Return the score of each token, 0 where the activation or its projection is."""
-        return projected_cosine(moment.x.flatten(2), self.direction.vector.flatten())
+        return projected_cosine(moment.x.flatten(2), moment.beside(self.direction.vector).flatten())
 
     def __repr__(self) -> str:
         """Return `projected_cosine('harm')`."""

@@ -107,7 +107,7 @@ class Constant(Combining):
 
     def __call__(self, moment: Moment) -> Float[Tensor, "1 1"]:
         """Return the number."""
-        return torch.full((1, 1), self.value, device=moment.x.device, dtype=moment.x.dtype)
+        return moment.memory.number(self.value, moment.x)
 
     def __repr__(self) -> str:
         """Return the number."""
@@ -128,7 +128,7 @@ class Rows(Combining):
                 f"{len(self.values)} values, one a row, meet a batch of {len(x)} rows. Run all "
                 "their prompts in one batch, or give one number."
             )
-        return self.values.to(x.device, x.dtype)[:, None]
+        return moment.beside(self.values)[:, None]
 
     def __repr__(self) -> str:
         """Return the numbers, or how many they are."""

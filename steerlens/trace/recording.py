@@ -1,13 +1,12 @@
 """What a steering wrote: the strength, the change and the stream, a token, a hook point.
 
-Recording costs two norms an intervention and pass. What is kept is bounded by `max_tokens`
-and moved to the CPU at the end.
+Recording costs a norm an intervention and pass. What is kept is bounded by `max_tokens` and
+moved to the CPU at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,42 +15,16 @@ from torch import Tensor
 
 from steerlens.cards import card, count, share
 from steerlens.clock import Clock
-from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import token_id
 from steerlens.interventions import Intervention, Strength
 from steerlens.text import token_strings
 from steerlens.trace import advice, tables
+from steerlens.trace.drafts import Draft
 from steerlens.trace.texts import TracedText
 
 if TYPE_CHECKING:
     import pandas
-
-
-@dataclass
-class _Record:
-    start: int
-    leaf: int
-    values: Tensor
-    """Positions picked, coefficient, gate, norms of change and stream, change along:
-    (6, batch, pos)."""
-    by_head: Tensor | None
-    """Norms of each head's change and activation: (2, batch, pos, head)."""
-
-    @property
-    def end(self) -> int:
-        """The column after its last."""
-        return self.start + self.values.shape[2]
-
-
-@dataclass
-class _Draft:
-    tokens: Tensor
-    real: Tensor
-    prompt_lengths: Tensor
-    records: list[_Record] = field(default_factory=list)
-    serial: int = 0
-    """The latest pass over it."""
 
 
 class Trace:
@@ -71,7 +44,8 @@ class Trace:
         self._kept = 0
         self._serial = -1
         self._full = False
-        self._drafts: dict[int, _Draft] = {}
+        self._drafts: dict[int, Draft] = {}
+        self._draft: Draft | None = None
         self._texts: tuple[TracedText, ...] | None = None
 
     @property
@@ -91,36 +65,33 @@ class Trace:
         h: Float[Tensor, "batch pos *unit"],
     ) -> None:
         """Keep what intervention number `leaf` did in the pass under way."""
-        window = clock.window
         if clock.serial != self._serial:  # a pass is kept whole, or not at all
-            self._serial, self._full = clock.serial, self._kept >= self.max_tokens
-            self.dropped += self._full * window.index.numel()
-            self._kept += (not self._full) * window.index.numel()
+            self._open(clock)
         if self._full:
             return
-        if clock.tokens is None or window.prompt_lengths is None:
-            raise BadInputError("A trace needs tokens and prompt_lengths; give them to trace().")
-        draft = self._draft(clock, window.prompt_lengths)
-        norms = change.flatten(2).norm(dim=-1), h.flatten(2).norm(dim=-1)
-        along = _along(self.interventions[leaf], change)
-        columns = [picked, strength.coeff, strength.gate, *norms, along]
-        values = torch.stack([column.float() for column in columns]).detach()
-        each = [part.detach().norm(dim=-1) for part in (change, h)]
-        by_head = torch.stack(each) if change.ndim == 4 else None
-        draft.records.append(_Record(clock.start, leaf, values, by_head))
+        assert self._draft is not None
+        if self._draft.add(leaf, picked, strength, change, h):
+            self._draft.work_out(self.interventions)
 
-    def _draft(self, clock: Clock, prompt_lengths: Tensor) -> _Draft:
-        """The text under way; a second continuation of one cache is a text of its own."""
-        assert clock.tokens is not None
+    def _open(self, clock: Clock) -> None:
+        """Find the text of the pass that begins; a second continuation of one cache is its own."""
+        window = clock.window
+        self._serial, self._full = clock.serial, self._kept >= self.max_tokens
+        self.dropped += self._full * window.index.numel()
+        self._kept += (not self._full) * window.index.numel()
+        if self._full:
+            return
+        if window.history is None or window.prompt_lengths is None:
+            raise BadInputError("A trace needs tokens and prompt_lengths; give them to trace().")
         draft = self._drafts.get(clock.text)
-        if draft is None:
-            draft = self._drafts[clock.text] = _Draft(clock.tokens, clock.real, prompt_lengths)
-        elif clock.serial != draft.serial and 0 < clock.start < draft.tokens.shape[1]:
-            self._drafts[-len(self._drafts) - 1] = replace(draft)
-            shared = [each for each in draft.records if each.end <= clock.start]
-            draft = self._drafts[clock.text] = replace(draft, records=shared)
-        draft.tokens, draft.real, draft.serial = clock.tokens, clock.real, clock.serial
-        return draft
+        if draft is not None and 0 < clock.start < _total(draft):
+            draft.work_out(self.interventions)
+            self._drafts[-len(self._drafts) - 1] = draft
+            draft = draft.branch(clock.start)
+        elif draft is None:
+            draft = Draft(window, window.prompt_lengths)
+        draft.window = window
+        self._drafts[clock.text] = self._draft = draft
 
     def finish(self, clock: Clock) -> None:
         """Assemble the records and move them to the CPU, as plain tensors.
@@ -130,10 +101,13 @@ class Trace:
         """
         with torch.inference_mode(False):
             self._texts = tuple(self._assembled(draft, clock) for draft in self._drafts.values())
-        self._drafts = {}
+        self._drafts, self._draft = {}, None
 
-    def _assembled(self, draft: _Draft, clock: Clock) -> TracedText:
-        rows, total = draft.tokens.shape
+    def _assembled(self, draft: Draft, clock: Clock) -> TracedText:
+        assert draft.window.history is not None
+        draft.work_out(self.interventions)
+        tokens = draft.window.history.cpu().clone()
+        rows, total = tokens.shape
         values = torch.full((6, len(self.interventions), rows, total), torch.nan)
         by_head: dict[int, Tensor] = {}
         for record in draft.records:
@@ -144,7 +118,6 @@ class Trace:
                 empty = torch.full((2, rows, total, heads), torch.nan)
                 whole = by_head.setdefault(record.leaf, empty)
                 whole[:, :, record.start : end] = record.by_head.cpu()
-        tokens = draft.tokens.cpu().clone()
         return TracedText(
             tokens=tokens,
             strings=tuple(tuple(token_strings(clock.model, row)) for row in tokens),
@@ -228,21 +201,16 @@ class Trace:
         return card(repr(self).splitlines()[0], rows)
 
 
-def _along(leaf: Intervention, change: Tensor) -> Float[Tensor, "batch pos"]:
-    """Component of a change along its intervention's direction, over heads too."""
-    transform = getattr(leaf.transform, "inner", leaf.transform)
-    direction = getattr(transform, "along", None)
-    if not isinstance(direction, Direction) or direction.vector.shape != change.shape[2:]:
-        return torch.full(change.shape[:2], torch.nan, device=change.device)
-    unit = (direction.vector / max(direction.norm, 1e-30)).to(change.device, change.dtype)
-    return change.flatten(2) @ unit.flatten()
+def _total(draft: Draft) -> int:
+    """The columns of a text so far."""
+    return draft.window.start + draft.window.index.shape[1]
 
 
 def _without_fillers(
-    tokens: Int[Tensor, "batch pos"], draft: _Draft, eos: int | None
+    tokens: Int[Tensor, "batch pos"], draft: Draft, eos: int | None
 ) -> Bool[Tensor, "batch pos"]:
     """Real tokens, less the EOS that `generate` fills a finished row with after its first EOS."""
-    real = draft.real.cpu().clone()
+    real = draft.window.real_so_far.cpu().clone()
     if eos is None:
         return real
     closing = (tokens == eos).flip(1).int().cumprod(1).flip(1).bool()
