@@ -192,7 +192,8 @@ def test_a_fitted_probe_is_the_logistic_regression_of_the_sides(host: str, site:
     wanted = LogisticRegression(C=1.0, max_iter=1000).fit(scaled, labels).predict_proba(scaled)
     shaped = x.reshape(1, -1, *gate.direction.vector.shape)
     found = gate(Moment(shaped))[0]
-    torch.testing.assert_close(found.double(), torch.from_numpy(wanted[:, 1]), atol=1e-4, rtol=1e-3)
+    wanted = torch.from_numpy(wanted[:, 1]).double()
+    torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-3)
     assert gate.direction.hook_name == place
     assert repr(gate).startswith("probe('nice', ")
 

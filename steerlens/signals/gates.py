@@ -102,9 +102,9 @@ class Cosine(Combining):
         x = moment.x
         length: Tensor = vector_norm(x.flatten(2), dim=-1).clamp_min(1e-12)
         inside: Tensor = x.flatten(2) @ moment.beside(self._rows).T
-        if isinstance(self.condition, Direction):
-            return inside[..., 0] / length
-        return vector_norm(inside, dim=-1) / length
+        one = isinstance(self.condition, Direction)
+        whole: Tensor = inside[..., 0] if one else vector_norm(inside, dim=-1)
+        return whole / length
 
     @cached_property
     def _rows(self) -> Float[Tensor, "k d"]:
