@@ -61,7 +61,7 @@ def parts(
     made["embedded"] = along(steered.embedded - base.embedded)
     made["written"] = (
         torch.stack([along(each) for each in steered.written.values()], dim=1)
-        if (steered.written)
+        if steered.written
         else through.new_zeros(len(through), 0)
     )
     made["final_norm"] = ((x + x_steered) / 2 * pulled).sum(-1) * (r_steered - r)

@@ -77,7 +77,7 @@ def read(
         stack.enter_context(model.hooks(fwd_hooks=[*inner, *whole.after()]))
         logits = model(batch.tokens)[mask].float()
     read, found = after.seen, before.seen
-    _check(model, {**found, **read}, [*outer, *inner])
+    _check({**found, **read}, [*outer, *inner])
 
     def each(site: str, seen: dict[str, Tensor]) -> list[Tensor]:
         return [seen[f"blocks.{layer}.{site}"] for layer in layers]
@@ -157,10 +157,11 @@ class _Touching:
         return compare
 
 
-def _check(model: Host, seen: dict[str, Tensor], wanted: FwdHooks) -> None:
+def _check(seen: dict[str, Tensor], wanted: FwdHooks) -> None:
     """Raise HookError where a hook point never fired."""
     for name, _ in wanted:
         if name not in seen:
             raise HookError(
-                f"The pass never reached hook point {name!r}, so an effect cannot be told apart."
+                f"The pass never reached hook point {name!r}, so an effect cannot be told apart. Does "
+                "a hook of yours end it, or is a layer skipped?"
             )

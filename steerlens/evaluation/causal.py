@@ -99,7 +99,7 @@ def causal_effect(
 
     The share closed is a ratio of sums over pairs, both ways. Raises BadInputError on sides
     without pairs, on as many answers as do not fit, and where the sides' outputs do not differ.
-    Cost: for each pair 2 * (4 + randoms) passes, with answers twice as many.
+    Cost: for each pair 2 * (5 + randoms) passes, with answers 2 * (8 + 2 * randoms).
 
     >>> effect = causal_effect(model, directions["resid_post", 2], contrast, randoms=3)
     >>> effect.randoms, effect.metric

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -16,11 +16,11 @@ from steerlens.cards import card, number
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import Completion, completions
 from steerlens.evaluation.metrics import kl
-from steerlens.evaluation.predicting import log_probs_at
+from steerlens.evaluation.predicting import log_probs_at, scored_at
 from steerlens.host import Host, device_of
 from steerlens.running import running
 from steerlens.steering import Steering
-from steerlens.text import Batch, Encoded, Item, pad
+from steerlens.text import Encoded, Item, pad
 
 if TYPE_CHECKING:
     import pandas
@@ -167,7 +167,7 @@ def compare(
         )
         for each in (None, steering)
     )
-    shared = list(map(_shared, base, steered, [max_new_tokens] * len(base)))
+    shared = [_shared(*pair, max_new_tokens) for pair in zip(base, steered, strict=True)]
     nats = _divergences(model, steering, shared, batch_rows, progress)
     parted = torch.tensor([_parting(*pair) is not None for pair in zip(base, steered, strict=True)])
     last = torch.stack([each[-1] for each in nats])
@@ -202,7 +202,7 @@ def _divergences(
     with tqdm(total=len(texts), desc="divergence", disable=not progress) as bar:
         for start in range(0, len(texts), batch_rows):
             batch = pad(model, texts[start : start + batch_rows], device_of(model))
-            where = _predicting(batch)
+            where = scored_at(batch, ahead=1)
             base = log_probs_at(model, batch, where)
             with running(steering.expression, model, may_miss=True):
                 steered = log_probs_at(model, batch, where)
@@ -210,11 +210,6 @@ def _divergences(
             nats += torch.split(each.clamp_min(0).cpu(), where.sum(1).tolist())
             bar.update(len(where))
     return nats
-
-
-def _predicting(batch: Batch) -> Bool[Tensor, "batch pos"]:
-    index = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    return batch.real & (index >= batch.prompt_lengths[:, None] - 1)
 
 
 def _agreeing(one: Sequence[object], other: Sequence[object]) -> int:

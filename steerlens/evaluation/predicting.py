@@ -98,18 +98,18 @@ def _rows_on(
         return
     scale = torch.tensor(coeffs).repeat_interleave(rows)
     if isinstance(steering, Family):
-        steering = _members(steering, coeffs).over(rows)
+        _check_members(steering, coeffs)
+        steering = steering.over(rows)
     with running((steering * scale).expression, model, may_miss=True):
         yield
 
 
-def _members(family: Family, coeffs: Sequence[float]) -> Family:
-    """The family. Raises BadInputError unless there is a coefficient for each member."""
+def _check_members(family: Family, coeffs: Sequence[float]) -> None:
+    """Raise BadInputError unless there is a coefficient for each member."""
     if len(coeffs) != family.size:
         raise BadInputError(
             f"{len(coeffs)} coefficients are given for {family.size} steerings. Give one each."
         )
-    return family
 
 
 def log_probs_at(

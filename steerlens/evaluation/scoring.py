@@ -32,6 +32,10 @@ def log_probability(
     """Return the mean log-probability, in nats a token, of each item's completion.
 
     Runs under whatever steering is on. Cost: one forward pass an item.
+
+    >>> values = log_probability(model, [("a good day", " and a cat"), ("the cat", " is good")])
+    >>> values.shape, bool((values < 0).all())
+    (torch.Size([2]), True)
     """
     values = torch.zeros(len(items))
     for rows, batch in _batches(model, items, batch_tokens):
@@ -43,7 +47,11 @@ def log_probability(
 
 
 def perplexity(model: Host, items: Sequence[Item], *, batch_tokens: int = 2048) -> float:
-    """Return the perplexity of the completions, each item weighing the same."""
+    """Return the perplexity of the completions, each item weighing the same.
+
+    >>> perplexity(model, [("a good day", " and a cat")]) > 1
+    True
+    """
     return float((-log_probability(model, items, batch_tokens=batch_tokens)).mean().exp())
 
 
@@ -58,9 +66,11 @@ def divergence(
     """Return KL(base || steered) in nats, mean over each item's completion tokens.
 
     Every coefficient multiplies the steering, or its own member of a family; all run as rows of
-    one steered pass. Give base
-    completions as items to price a steering where the base model would have gone. Cost: one
-    forward pass an item, and one more for each coefficient.
+    one steered pass. Give base completions as items to price a steering where the base model would
+    have gone. Cost: one forward pass an item, and one more for each coefficient.
+
+    >>> divergence(model, steering, [("a good day", " and a cat")], [0.0, 1.0]).shape
+    torch.Size([2, 1])
     """
     nats = token_divergences(model, steering, items, coeffs, batch_tokens=batch_tokens)
     return torch.stack([each.mean(1) for each in nats], dim=1)
@@ -129,9 +139,9 @@ def token_log_probs(
 
     Their sum is the log-probability of the completion, their mean the length-normalised one.
     Every coefficient multiplies the steering; without one, all rows are the base model's. Of a
-    family each coefficient multiplies its own member. Raises
-    as `token_divergences` does. Cost: one forward pass for each coefficient and text before a
-    last token; prompts that several completions share are computed once, where that is cheaper.
+    family each coefficient multiplies its own member. Raises as `token_divergences` does. Cost: one
+    forward pass for each coefficient and text before a last token; prompts that several completions
+    share are computed once, where that is cheaper.
 
     >>> items = [("a good day", " and"), ("a good day", " but")]
     >>> [first, second] = token_log_probs(model, items, steering, [0.0, 1.0])
