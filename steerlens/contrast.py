@@ -113,6 +113,13 @@ class Contrast:
         cut = len(self.positive)
         return Contrast(items[:cut], items[cut:], paired=False)
 
+    @property
+    def counted(self) -> str:
+        """What it holds, in words: "64 pairs"."""
+        if self.paired:
+            return count(len(self), "pair")
+        return f"{len(self.positive)} positive, {len(self.negative)} negative"
+
     @cached_property
     def digest(self) -> str:
         """The sha256 of the items, for provenance."""
@@ -128,13 +135,20 @@ class Contrast:
 
     def __repr__(self) -> str:
         """Return the size: `Contrast(64 pairs)`."""
-        if self.paired:
-            return f"Contrast({count(len(self), 'pair')})"
-        return f"Contrast({len(self.positive)} positive, {len(self.negative)} negative)"
+        return f"Contrast({self.counted})"
 
     def _repr_html_(self) -> str:
         sides = {"positive": repr(self.positive[0]), "negative": repr(self.negative[0])}
         return card(repr(self), {f"first {side}": text[:200] for side, text in sides.items()})
+
+
+def check_contrast(value: object, use: str) -> None:
+    """Raise BadInputError on anything but a contrast; `use` is what one is wanted for."""
+    if not isinstance(value, Contrast):
+        raise BadInputError(
+            f"{use} a Contrast; got {type(value).__name__}. Make one: "
+            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
+        )
 
 
 def _order(length: int, seed: int) -> list[int]:

@@ -200,6 +200,15 @@ class Steering:
         return card("Steering", {str(i): repr(leaf) for i, leaf in enumerate(leaves)})
 
 
+def together(parts: Sequence[Expression]) -> Steering:
+    """Return the steering of expressions that act at once; of one, that one alone.
+
+    >>> together(steering.interventions) == steering
+    True
+    """
+    return Steering(parts[0] if len(parts) == 1 else Group(tuple(parts)))
+
+
 class _Untold(Session):
     """Callbacks for a pass whose tokens nobody told: each firing is taken as a whole text."""
 

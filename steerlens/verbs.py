@@ -8,10 +8,10 @@ from steerlens.basis import Basis
 from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError
 from steerlens.host import layer_of
-from steerlens.interventions import Group, Intervention
+from steerlens.interventions import Intervention
 from steerlens.positions import Positions, selector
 from steerlens.signals import Signal, Value, signal
-from steerlens.steering import Steering
+from steerlens.steering import Steering, together
 from steerlens.transforms import Ablate, Add, Transform
 
 Coeff = Value | Mapping[int, Value]
@@ -96,7 +96,6 @@ def _steering(
     reads: str | None = None,
 ) -> Steering:
     where, when = selector(positions), signal(gate)
-
     _check_layers(coeff, [hook_name or each.hook_name for each in transforms])
 
     def one(transform: Transform) -> Intervention:
@@ -105,8 +104,7 @@ def _steering(
             raise BadInputError(f"{transform!r} knows no hook point: give hook_name=...")
         return Intervention(place, transform, where, _at_layer(coeff, place), when, reads)
 
-    parts = tuple(one(transform) for transform in transforms)
-    return Steering(parts[0] if len(parts) == 1 else Group(parts))
+    return together([one(transform) for transform in transforms])
 
 
 def _check_layers(coeff: Coeff, places: Sequence[str | None]) -> None:

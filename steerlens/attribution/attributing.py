@@ -15,9 +15,10 @@ from steerlens.attribution.scores import Inputs, Writers, head_scores, neuron_sc
 from steerlens.attribution.sides import Place, Read, Side, input_name, places, read
 from steerlens.attribution.value import Attribution, Scores
 from steerlens.components import Components, components
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction, Directions
-from steerlens.directions.finding import counted
+from steerlens.directions.collection import listed
+from steerlens.directions.finding import check_read_alike
 from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.positions import Positions
@@ -87,11 +88,7 @@ def attribute(
     >>> attribute(model, contrast, directions["resid_post", 2], progress=False)
     Attribution('direction', 48 heads, 2304 neurons, 4 pairs; importance L...)
     """
-    if not isinstance(contrast, Contrast):
-        raise BadInputError(
-            f"Components are scored on a Contrast; got {type(contrast).__name__}. Make one: "
-            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
-        )
+    check_contrast(contrast, "Components are scored on")
     if metric is not None and not callable(metric):
         raise BadInputError(
             f"The metric of an attribution is a function of logits (row, d_vocab); got {metric!r}. "
@@ -103,7 +100,7 @@ def attribute(
     wanted = places(parts)
     along = aims(parts, direction, wanted)
     items = [Side(model, side, positions) for side in (contrast.positive, contrast.negative)]
-    _check_read_alike(*items)
+    check_read_alike(*(repr(side.picker) for side in items))
     positive, negative = (
         read(
             parts,
@@ -133,8 +130,8 @@ def attribute(
         neurons=_stacked([found[place] for place in found if place[1] == "mlp"])
         if parts.has_neurons
         else None,
-        name=_name(direction),
-        items=counted(contrast),
+        name=listed(direction)[0].name,
+        items=contrast.counted,
         positions=positive.inputs.positions,
         provenance={**provenance(model), "data": contrast.digest},
     )
@@ -154,17 +151,3 @@ def _scores(sides: _Sides, place: Place, direction: Tensor) -> dict[str, Tensor]
 
 def _stacked(layers: list[dict[str, Tensor]]) -> Scores:
     return Scores(**{name: torch.stack([each[name] for each in layers]) for name in layers[0]})
-
-
-def _name(direction: Direction | Directions) -> str:
-    if isinstance(direction, Direction):
-        return direction.name
-    return next(iter(direction.values())).name
-
-
-def _check_read_alike(positive: Side, negative: Side) -> None:
-    if repr(positive.picker) != repr(negative.picker):
-        raise BadInputError(
-            f"The positive side would be read at {positive.picker!r} and the negative side at "
-            f"{negative.picker!r}, because only one has completions. Give positions."
-        )

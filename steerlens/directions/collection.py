@@ -70,6 +70,15 @@ class Directions(Mapping[str, Direction]):
         return table_card(title, head, [_told(each) for each in found])
 
 
+def listed(directions: Direction | Directions) -> list[Direction]:
+    """Return one direction, or all of several in the order of the model, as a list.
+
+    >>> [each.layer for each in listed(directions)] == list(directions.layers)
+    True
+    """
+    return [directions] if isinstance(directions, Direction) else list(directions.values())
+
+
 def _told(direction: Direction) -> list[str]:
     """A direction's place, length and quality, as a line of the table."""
     line = [direction.hook_name, number(direction.norm)]

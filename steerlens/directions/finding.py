@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.activations import Activations, collect
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions.clipped import clipped_mean_difference
 from steerlens.directions.collection import Directions
 from steerlens.directions.direction import Direction, Quality
@@ -88,7 +88,7 @@ def find_directions(
     >>> directions["resid_post", 2].layer
     2
     """
-    _check_contrast(contrast)
+    check_contrast(contrast, "Directions are found in")
     finder, label = finder_named(method)
     positive, negative = (
         collect(
@@ -103,13 +103,13 @@ def find_directions(
         )
         for side in (contrast.positive, contrast.negative)
     )
-    _check_read_alike(positive, negative)
+    check_read_alike(positive.positions, negative.positions)
     options = _Options(
         method=label,
         finder=finder,
         name=name,
         paired=contrast.paired,
-        items=counted(contrast),
+        items=contrast.counted,
         quality=quality,
         placebos=placebos,
         seed=seed,
@@ -129,21 +129,12 @@ def find_directions(
     return Directions({hook: _direction(hook, positive, negative, options) for hook in bar})
 
 
-def _check_contrast(contrast: object) -> None:
-    """Raise BadInputError on anything but a contrast."""
-    if not isinstance(contrast, Contrast):
-        raise BadInputError(
-            f"Directions are found in a Contrast; got {type(contrast).__name__}. Make one: "
-            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
-        )
-
-
-def _check_read_alike(positive: Activations, negative: Activations) -> None:
+def check_read_alike(positive: str, negative: str, give: str = "positions") -> None:
     """Raise BadInputError where the sides are read at different positions."""
-    if positive.positions != negative.positions:
+    if positive != negative:
         raise BadInputError(
-            f"The positive side would be read at {positive.positions} and the negative side at "
-            f"{negative.positions}, because only one has completions. Give positions."
+            f"The positive side would be read at {positive} and the negative side at {negative}, "
+            f"because only one has completions. Give {give}."
         )
 
 
@@ -157,11 +148,6 @@ def finder_named(method: str | Finder) -> tuple[Finder, str]:
             f"{nearest(method, FINDERS).capitalize()}; or give a function."
         )
     return FINDERS[method], method
-
-
-def counted(contrast: Contrast) -> str:
-    """Return what a contrast holds, in words: "64 pairs"."""
-    return repr(contrast).removeprefix("Contrast(").removesuffix(")")
 
 
 def _gap(hook: str, positive: Activations, negative: Activations) -> Float[Tensor, "*unit"]:

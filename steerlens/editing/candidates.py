@@ -15,9 +15,9 @@ from steerlens.attribution.aims import aims
 from steerlens.attribution.scores import head_importance, neuron_importance
 from steerlens.attribution.sides import input_name
 from steerlens.components import Block, Components, Norm, components
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction, Directions
-from steerlens.directions.finding import counted
+from steerlens.directions.collection import listed
 from steerlens.editing.factors import Factors, Place
 from steerlens.editing.value import Edit
 from steerlens.editing.weights import writable
@@ -139,11 +139,7 @@ def candidates(
     quantised weight, a mixture of experts unless `blocks` leaves "mlp" out. Cost: a forward pass
     an item.
     """
-    if not isinstance(contrast, Contrast):
-        raise BadInputError(
-            f"Components are compared on a Contrast; got {type(contrast).__name__}. Make one: "
-            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
-        )
+    check_contrast(contrast, "Components are compared on")
     places: list[Place] = [(n, block) for n in range(int(model.cfg.n_layers)) for block in blocks]
     for place in places:
         writable(model, *place)
@@ -170,8 +166,8 @@ def candidates(
     return Candidates(
         tuple(found),
         int(model.cfg.d_model),
-        counted(contrast),
-        _name(direction),
+        contrast.counted,
+        "mean difference" if direction is None else listed(direction)[0].name,
         {**provenance(model), "data": contrast.digest},
     )
 
@@ -262,11 +258,3 @@ def _sides(contrast: Contrast, paired_prompt: bool) -> tuple[Sequence[Item], Seq
 def _unit(vector: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
     unit: Tensor = vector / (vector.norm() + 1e-12)
     return unit
-
-
-def _name(direction: Direction | Directions | None) -> str:
-    if direction is None:
-        return "mean difference"
-    return (
-        direction.name if isinstance(direction, Direction) else next(iter(direction.values())).name
-    )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import reduce
-from operator import add as together
 
 from steerlens.components import components
 from steerlens.directions import Direction
@@ -15,7 +13,7 @@ from steerlens.host import Host, hook_name
 from steerlens.interventions import Intervention
 from steerlens.positions import every_token
 from steerlens.signals import Constant, Readout, Reciprocal, Signal, product
-from steerlens.steering import Steering
+from steerlens.steering import Steering, together
 from steerlens.transforms import Ablate, Add, AddBeforeNorm, Affine
 
 
@@ -33,7 +31,7 @@ def as_steering(
             f"The edit {name!r} changes nothing, so there is nothing to run. Did any component "
             "pass the threshold? See its importance, or take a lower rho."
         )
-    return reduce(together, [Steering(each) for each in found])
+    return together(found)
 
 
 def _factors(factors: Sequence[Factors], name: str, model: Host | None) -> Iterator[Intervention]:

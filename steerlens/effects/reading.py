@@ -162,6 +162,6 @@ def _check(seen: dict[str, Tensor], wanted: FwdHooks) -> None:
     for name, _ in wanted:
         if name not in seen:
             raise HookError(
-                f"The pass never reached hook point {name!r}, so an effect cannot be told apart. Does "
-                "a hook of yours end it, or is a layer skipped?"
+                f"The pass never reached hook point {name!r}, so an effect cannot be told apart. "
+                "Does a hook of yours end it, or is a layer skipped?"
             )

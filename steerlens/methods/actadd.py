@@ -20,11 +20,11 @@ from functools import reduce
 from math import isfinite
 from operator import add as sum_of
 
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_name, need_tokenizer, token_id
-from steerlens.methods.ends import check_contrast, whole
+from steerlens.methods.ends import whole
 from steerlens.positions import index
 from steerlens.provenance import provenance
 from steerlens.steering import Steering
@@ -72,7 +72,7 @@ def fit(
     >>> fit(model, pair, Config(layer=1), progress=False).interventions[0]
     5 * add('actadd token 2') @ blocks.1.hook_resid_pre[index(2)]
     """
-    check_contrast(data, "ActAdd")
+    check_contrast(data, "ActAdd is fitted on")
     if len(data.positive) != 1 or len(data.negative) != 1:
         raise BadInputError(
             f"ActAdd takes one pair of prompts, Contrast(['Love'], ['Hate']); got {data!r}. The "

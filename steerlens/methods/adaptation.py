@@ -12,6 +12,7 @@ from torch import Tensor
 from steerlens.basis import Basis
 from steerlens.cards import card, count, number, share
 from steerlens.directions import Direction, Directions
+from steerlens.directions.collection import listed
 from steerlens.methods.composing import composed
 from steerlens.positions import Positions
 from steerlens.steering import Steering
@@ -131,7 +132,7 @@ class Adaptation:
 
     def __repr__(self) -> str:
         """Return J, the sum, and why the search ended."""
-        name = composed_name(self.direction)
+        name = listed(self.direction)[0].name
         return f"Adaptation({name}; {self._headline()}; {self.stopped})"
 
     def _repr_html_(self) -> str:
@@ -141,12 +142,6 @@ class Adaptation:
         }
         rows = rows if self.gained else {}
         return card(f"Adaptation: {self._headline()}", {**rows, "search": self.stopped})
-
-
-def composed_name(direction: Direction | Directions) -> str:
-    """Return the sum that a composed direction is named after."""
-    each = direction if isinstance(direction, Direction) else next(iter(direction.values()))
-    return each.name
 
 
 def shares(basis: Basis, weights: tuple[float, ...]) -> dict[str, float]:

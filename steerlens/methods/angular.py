@@ -33,13 +33,12 @@ from torch import Tensor
 
 from steerlens.activations import Activations, collect
 from steerlens.components import Components
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
-from steerlens.directions.finding import counted
+from steerlens.directions.finding import check_read_alike
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.host import Host, hook_name, is_bridge, layer_of
 from steerlens.interventions import OPEN, Group, Intervention
-from steerlens.methods.ends import check_contrast
 from steerlens.positions import Positions, selector
 from steerlens.provenance import provenance
 from steerlens.signals import Constant, Projection, Signal
@@ -203,18 +202,14 @@ def plane(
     >>> len(found.angular(1.5).interventions) == len(found.projections)
     True
     """
-    check_contrast(data, "Angular steering")
+    check_contrast(data, "Angular steering is fitted on")
     sites = norms(model) if config.sites is None else config.sites
     names = [hook_name(site, n) for n in range(model.cfg.n_layers) for site in sites]
     positive, negative = (
         collect(model, side, names, config.read, progress=progress)
         for side in (data.positive, data.negative)
     )
-    if positive.positions != negative.positions:
-        raise BadInputError(
-            f"The positive side would be read at {positive.positions} and the negative one at "
-            f"{negative.positions}. Give read=..."
-        )
+    check_read_alike(positive.positions, negative.positions, "read=...")
     for name in names:
         if torch.equal(positive[name].mean, negative[name].mean):
             raise BadInputError(
@@ -228,7 +223,7 @@ def plane(
         names[which],
         {n: (_projected(positive, n, both[0]), _projected(negative, n, both[0])) for n in names},
         {**provenance(model), "method": "angular", "data": data.digest},
-        counted(data),
+        data.counted,
     )
 
 

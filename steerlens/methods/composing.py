@@ -14,13 +14,13 @@ from torch import Tensor
 
 from steerlens.basis import Basis
 from steerlens.basis.vectors import Weights
-from steerlens.directions import Direction
+from steerlens.directions.collection import listed
 from steerlens.errors import BadInputError
-from steerlens.interventions import Group, Intervention
+from steerlens.interventions import Intervention
 from steerlens.positions import Positions, selector
 from steerlens.rows import Family
 from steerlens.signals import Constant, Signal
-from steerlens.steering import Steering
+from steerlens.steering import Steering, together
 from steerlens.transforms import Add, Shift
 from steerlens.verbs import add
 
@@ -35,8 +35,7 @@ def composed(basis: Basis, weights: Weights, positions: Positions = "everywhere"
     >>> composed(basis, {"good": 2}, "predicting")
     Steering(1 * add('2 * good') @ blocks.2.hook_resid_post[predicting])
     """
-    found = basis.compose(weights)
-    each = [found] if isinstance(found, Direction) else list(found.values())
+    each = listed(basis.compose(weights))
     # At weights 0 nothing is written at all, which keeps logits bit for bit.
     return add(each, 1.0 if any(bool(d.vector.any()) for d in each) else 0.0, positions=positions)
 
@@ -59,7 +58,7 @@ def by_row(
         sums = torch.tensordot(weights.detach().cpu().double(), vectors.double(), 1).float()
         shift = Shift(sums, hook, "composed")
         leaves.append(Intervention(hook, shift, chosen, Constant(1.0)))
-    return Steering(leaves[0] if len(leaves) == 1 else Group(tuple(leaves)))
+    return together(leaves)
 
 
 def family(
@@ -88,10 +87,8 @@ def routed(
     chosen = selector(positions)
     leaves = []
     for label, weight in zip(basis.labels, weights, strict=True):
-        found = basis[label]
-        each = [found] if isinstance(found, Direction) else list(found.values())
-        leaves += [Intervention(d.hook_name, Add(d), chosen, weight) for d in each]
-    return Steering(leaves[0] if len(leaves) == 1 else Group(tuple(leaves)))
+        leaves += [Intervention(d.hook_name, Add(d), chosen, weight) for d in listed(basis[label])]
+    return together(leaves)
 
 
 def check_weights(basis: Basis, weights: Float[Tensor, "..."]) -> None:

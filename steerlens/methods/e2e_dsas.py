@@ -38,7 +38,6 @@ from torch import Tensor
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host
-from steerlens.interventions import Group
 from steerlens.methods.data import Sets
 from steerlens.methods.descent import Descent, Parts, Trained, descend
 from steerlens.methods.training import Live, Texts, drawn, gradients, matchings, split
@@ -47,7 +46,7 @@ from steerlens.positions import Mask, Positions
 from steerlens.provenance import provenance
 from steerlens.signals import Combining, Moment, Probe, Readout, Relu, Signal
 from steerlens.signals.gates import dots
-from steerlens.steering import Steering
+from steerlens.steering import Steering, together
 from steerlens.transforms import Extrapolate, Transform
 from steerlens.verbs import steer
 
@@ -176,7 +175,7 @@ def gated(maps: Sequence[Transform], gates: Sequence[Signal], positions: Positio
         steer(each, positions=positions, gate=gate).expression
         for each, gate in zip(maps, gates, strict=True)
     ]
-    return Steering(parts[0] if len(parts) == 1 else Group(tuple(parts)))
+    return together(parts)
 
 
 def disturbance(

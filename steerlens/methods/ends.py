@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerlens.activations import Activations, collect
-from steerlens.contrast import Contrast
 from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.text import Encoded, Item, encode
@@ -36,15 +35,6 @@ def prompts_of(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
                 f"Item {number} has no prompt: its first token is the completion's."
             )
     return tuple(Encoded(each.tokens[: each.prompt_length], each.prompt_length) for each in encoded)
-
-
-def check_contrast(data: object, who: str) -> None:
-    """Raise BadInputError on anything but a contrast, naming who needs it."""
-    if not isinstance(data, Contrast):
-        raise BadInputError(
-            f"{who} is fitted on a Contrast; got {type(data).__name__}. Make one: "
-            "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
-        )
 
 
 def at_ends(

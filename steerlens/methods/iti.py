@@ -24,12 +24,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.attribution.probing import FEWEST, folds, head_accuracy
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
-from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_names
-from steerlens.methods.ends import at_ends, check_contrast
+from steerlens.methods.ends import at_ends
 from steerlens.positions import Positions
 from steerlens.provenance import provenance
 from steerlens.steering import Steering
@@ -93,7 +92,7 @@ def fit(
             name,
             heads.vectors[layer] * heads.chosen[layer][:, None],
             name="iti",
-            items=counted(data),
+            items=data.counted,
             provenance=source,
         )
         for layer, name in enumerate(hook_names(model, "z"))
@@ -114,7 +113,7 @@ def probed(
     >>> heads.accuracy.shape, int(heads.chosen.sum())
     (torch.Size([6, 8]), 3)
     """
-    check_contrast(contrast, "ITI")
+    check_contrast(contrast, "ITI is fitted on")
     if min(len(contrast.positive), len(contrast.negative)) < FEWEST:
         raise BadInputError(
             f"ITI ranks heads by held-out accuracy, for which {contrast!r} is too small: give "

@@ -17,11 +17,10 @@ from tqdm.auto import tqdm
 
 from steerlens.cards import count
 from steerlens.components import Components
-from steerlens.contrast import Contrast
-from steerlens.directions.finding import counted
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_name, hook_names
-from steerlens.methods.ends import at_ends, check_contrast
+from steerlens.methods.ends import at_ends
 from steerlens.moments import Moments, merge
 from steerlens.text import Item
 
@@ -105,7 +104,7 @@ def mask_of(
     found = difference(model, contrast, site, before_product=True, progress=progress)
     scores = unit_scores(found, score)
     chosen = ranked(scores, k, _NOUNS[site])
-    return Mask(site, chosen, scores.float(), tuple(found.shape[1:]), counted(contrast))
+    return Mask(site, chosen, scores.float(), tuple(found.shape[1:]), contrast.counted)
 
 
 def random_mask(mask: Mask, seed: int = 0) -> Mask:
@@ -177,7 +176,7 @@ def difference(
     >>> difference(model, contrast, "head", progress=False).shape
     torch.Size([6, 8, 16])
     """
-    check_contrast(contrast, "SADI")
+    check_contrast(contrast, "SADI is fitted on")
     if site == "neuron" and not Components(model).has_neurons:
         raise BadInputError(
             "The MLPs are mixtures of experts, whose neurons have no one place each. Use "

@@ -29,13 +29,12 @@ from tqdm.auto import tqdm
 
 from steerlens.activations import collect
 from steerlens.cards import number
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
-from steerlens.directions.finding import counted
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.evaluation.metrics import kl
 from steerlens.host import Host, hook_name
-from steerlens.methods.ends import check_contrast, prompts_of
+from steerlens.methods.ends import prompts_of
 from steerlens.methods.refusal_scores import (
     next_log_probs,
     refusal_score,
@@ -148,7 +147,7 @@ def directions(
             if bool(gap.any()):
                 norm = float(positive.norms[name].mean + negative.norms[name].mean) / 2
                 read = {**source, "positions": positive.positions}
-                made = Direction(name, gap, "refusal", None, norm, counted(data), read)
+                made = Direction(name, gap, "refusal", None, norm, data.counted, read)
                 found.append((place, made))
     return found
 
@@ -218,7 +217,7 @@ def fit(
     """
     if config.mode not in ("ablation", "addition"):
         raise UnknownNameError(f"The modes are 'ablation' and 'addition', not {config.mode!r}.")
-    check_contrast(data, "The refusal direction")
+    check_contrast(data, "The refusal direction is fitted on")
     fitting, held_out = clear(model, data, config).split(1 - config.validation, seed=config.seed)
     found = directions(model, fitting, config, progress=progress)
     best = chosen(judged(model, found, held_out, config, progress=progress), config).direction

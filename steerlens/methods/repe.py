@@ -23,11 +23,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction, find_directions
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import Host, hook_name
-from steerlens.methods.ends import check_contrast, whole
+from steerlens.methods.ends import whole
 from steerlens.positions import Positions
 from steerlens.steering import Steering
 from steerlens.transforms import Ablate, Add, KeepNorm, Piecewise, Transform
@@ -90,7 +90,7 @@ def fit(
             f"RepE has no operator {config.operator!r}. "
             f"{nearest(config.operator, _MAKERS).capitalize()}."
         )
-    check_contrast(data, "RepE")
+    check_contrast(data, "RepE is fitted on")
     layers = blocks(model.cfg.n_layers) if config.layers is None else tuple(config.layers)
     if not layers:
         raise BadInputError("RepE acts on one block or more; the list of layers is empty.")
