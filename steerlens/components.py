@@ -23,10 +23,21 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
 
 Block = Literal["attn", "mlp"]
+Place = tuple[int, Block]
+"""A layer and a block of it."""
 _AFTER = ("Olmo2", "Olmo3", "Exaone4")
 """Architectures whose `ln1` and `ln2` stand after the block."""
 _PROBE = 1e3
 """Entries of the vectors that a norm is probed with: its epsilon is nothing beside them."""
+
+
+def label(layer: int, block: Block, unit: int) -> str:
+    """Return the name of a head or neuron, as tables, errors and views have it.
+
+    >>> label(3, "attn", 5), label(3, "mlp", 120)
+    ('L3H5', 'L3N120')
+    """
+    return f"L{layer}{'H' if block == 'attn' else 'N'}{unit}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,6 +137,12 @@ def _checked(model: Host, encoded: Encoded, item: Any) -> Encoded:
     return encoded
 
 
+def single_tokens(tokenizer: Any, word: str) -> set[int]:
+    """Return the ids whose text is a word, alone or after a space; none where it takes several."""
+    spelt = (tokenizer(form, add_special_tokens=False)["input_ids"] for form in (word, f" {word}"))
+    return {form[0] for form in spelt if len(form) == 1} - {tokenizer.unk_token_id}
+
+
 def pad(model: Host, items: Sequence[Encoded], device: torch.device | None = None) -> Batch:
     """Return the items as one batch, padded on the right, where causal attention never looks."""
     filler = token_id(model, "pad")

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.attribution.sides import Place
-from steerlens.components import Components
+from steerlens.components import Components, Place
 from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError
 from steerlens.host import hook_name, split_name

@@ -12,9 +12,9 @@ from steerlens.attribution.aims import aims
 from steerlens.attribution.gradients import Metric, gradients
 from steerlens.attribution.probing import Folds, folds, head_accuracy, neuron_accuracy
 from steerlens.attribution.scores import Inputs, Writers, head_scores, neuron_scores
-from steerlens.attribution.sides import Place, Read, Side, input_name, places, read
+from steerlens.attribution.sides import Read, Side, input_name, places, read
 from steerlens.attribution.value import Attribution, Scores
-from steerlens.components import Components, components
+from steerlens.components import Components, Place, components
 from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction, Directions
 from steerlens.directions.collection import listed

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.attribution.sides import Place, Side, input_name
+from steerlens.attribution.sides import Side, input_name
 from steerlens.cards import count
+from steerlens.components import Place
 from steerlens.errors import BadInputError
 from steerlens.host import FwdHooks, Host
 from steerlens.passes import telling
@@ -42,7 +43,7 @@ def gradients(
     backward pass an item.
     """
     bar = tqdm(total=len(side.encoded), desc="gradients", disable=not progress)
-    with bar, torch.inference_mode(False), torch.enable_grad(), _frozen(model):
+    with bar, torch.inference_mode(False), torch.enable_grad(), frozen(model):
         sums = {place: torch.zeros(len(each)).double() for place, each in differences.items()}
         # what was read in inference mode cannot be saved for a backward pass; its clone can
         differences = {place: each.clone() for place, each in differences.items()}
@@ -109,7 +110,7 @@ def _check_metric(values: object, rows: int) -> None:
 
 
 @contextmanager
-def _frozen(model: Host) -> Iterator[None]:
+def frozen(model: Host) -> Iterator[None]:
     """Let no weight require a gradient while it lasts, so that none is stored for them."""
     inner = getattr(model, "original_model", None)
     every = [*model.parameters(), *(inner.parameters() if inner is not None else ())]

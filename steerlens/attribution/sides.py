@@ -19,15 +19,12 @@ from tqdm.auto import tqdm
 from steerlens.activations import Activations, Enough, Picker, Reading, Sink, pooled, sampled
 from steerlens.attribution.scores import Inputs
 from steerlens.cards import count
-from steerlens.components import Block, Components, Norm
+from steerlens.components import Block, Components, Norm, Place
 from steerlens.errors import HookError
 from steerlens.host import FwdHooks, Host, check_hook_name, device_of, hook_name
 from steerlens.passes import telling
 from steerlens.positions import Mask, Positions
 from steerlens.text import Batch, Item, batches, encode
-
-Place = tuple[int, Block]
-"""A layer and a block of it."""
 
 
 def places(parts: Components) -> list[Place]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.cards import card, count
+from steerlens.components import Block, label
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
@@ -157,13 +158,12 @@ class Attribution:
         heads = self.heads.auc.shape[1]
         width = heads + (0 if self.neurons is None else self.neurons.auc.shape[1])
         layer, unit = (picked // width).tolist(), picked % width
-        is_head = (unit < heads).tolist()
+        blocks: list[Block] = ["attn" if each else "mlp" for each in (unit < heads).tolist()]
         index = torch.where(unit < heads, unit, unit - heads).tolist()
-        kinds = ["H" if each else "N" for each in is_head]
         return {
-            "component": [f"L{a}{k}{i}" for a, k, i in zip(layer, kinds, index, strict=True)],
+            "component": [label(*each) for each in zip(layer, blocks, index, strict=True)],
             "layer": layer,
-            "block": ["attn" if each else "mlp" for each in is_head],
+            "block": blocks,
             "index": index,
         }
 

@@ -96,7 +96,7 @@ def _factors_of(edit: Edit, component: str) -> tuple[Factors, int]:
             f"The edit moves {component} along {len(found)} directions, each with a k of its own. "
             "Take one: dataclasses.replace(edit, factors=edit.factors[:1])."
         )
-    if component in [f"L{each.layer}H{i}" for each in edit.gates for i in each.units.tolist()]:
+    if any(component in each.labels for each in edit.gates):
         raise UnknownNameError(
             f"{component} is gated: its z is scaled entry by entry, along no one direction. "
             "Compare edit.as_steering() with the model instead: sl.effect(model, steering, items)."

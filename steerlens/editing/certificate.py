@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steerlens.cards import card, count, number
-from steerlens.editing.factors import Place
+from steerlens.components import Place, label
 from steerlens.editing.remaining import looking, table, watches
 from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
@@ -153,13 +153,13 @@ def _left_in(edit: Edit, model: Any, place: Place) -> list[tuple[str, int, str, 
     edited = {i for each in mine for i in each.units.tolist()}
     edited |= {i for each in edit.gates if each.place == place for i in each.units.tolist()}
     reason = edit.reasons.get(place, f"not chosen by {edit.maker or 'whoever made the edit'}")
-    g, kind = edit.importance.get(place), "H" if block == "attn" else "N"
+    g = edit.importance.get(place)
     rows: list[tuple[str, int, str, str]] = []
     for i in range(len(weight)):
         if i in edited:
             continue
         why = reason if g is None else reason.replace("|g|", f"|g| = {abs(float(g[i])):.2g}", 1)
-        rows.append((f"L{layer}{kind}{i}", layer, block, why))
+        rows.append((label(layer, block, i), layer, block, why))
     name = "b_O" if block == "attn" else "b_out"
     offsets = [each.offset for each in edit.gates if each.place == place]
     changed = any(each.bias for each in mine) or any(bool(each.any()) for each in offsets)

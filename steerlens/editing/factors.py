@@ -12,13 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.components import Block
+from steerlens.components import Place as Place
+from steerlens.components import label
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import hook_name
-
-Place = tuple[int, Block]
-"""A layer and a block of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +76,7 @@ class Factors:
     @property
     def labels(self) -> list[str]:
         """The components' names, as `L3H5` or `L3N120`."""
-        layer, block = self.place
-        return [f"L{layer}{'H' if block == 'attn' else 'N'}{i}" for i in self.units.tolist()]
+        return [label(*self.place, i) for i in self.units.tolist()]
 
     def scaled(self, factor: float) -> Factors:
         """Return the same change, so many times as strong."""
@@ -131,6 +128,11 @@ class Gates:
     def units(self) -> Int[Tensor, " unit"]:
         """The heads whose gains or offsets do anything."""
         return ((self.gain != 1) | (self.offset != 0)).any(-1).nonzero().flatten()
+
+    @property
+    def labels(self) -> list[str]:
+        """Their names, as `L3H5`."""
+        return [label(*self.place, i) for i in self.units.tolist()]
 
     def scaled(self, factor: float) -> Gates:
         """Return gates so many times as far from doing nothing."""

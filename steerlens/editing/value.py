@@ -191,9 +191,9 @@ class Edit:
                     (label, layer, block, i, value, float("nan") if g is None else float(g[i]))
                 )
         for gate in self.gates:
-            for i in gate.units.tolist():
+            for name, i in zip(gate.labels, gate.units.tolist(), strict=True):
                 far = float(max((gate.gain[i] - 1).tolist(), key=abs))
-                rows.append((f"L{gate.layer}H{i}", gate.layer, "attn", i, far, float("nan")))
+                rows.append((name, gate.layer, "attn", i, far, float("nan")))
         rows.sort(key=lambda row: -abs(row[4]))
         names = ["component", "layer", "block", "index", "strength", "importance"]
         return pandas.DataFrame(rows, columns=names)

@@ -17,7 +17,7 @@ from steerlens.evaluation.predicting import log_probs_at
 from steerlens.host import Host, device_of, need_tokenizer
 from steerlens.running import running
 from steerlens.steering import Steering
-from steerlens.text import Encoded, batches
+from steerlens.text import Encoded, batches, single_tokens
 
 _EPSILON = 1e-8
 
@@ -47,9 +47,7 @@ def token_ids(model: Host, tokens: Sequence[str | int]) -> list[int]:
         if isinstance(token, int):
             ids.add(token)
             continue
-        tokenizer = need_tokenizer(model, "A word that begins a refusal")
-        forms = (tokenizer(f, add_special_tokens=False)["input_ids"] for f in (token, f" {token}"))
-        single = {form[0] for form in forms if len(form) == 1} - {tokenizer.unk_token_id}
+        single = single_tokens(need_tokenizer(model, "A word that begins a refusal"), token)
         if not single:
             raise BadInputError(f"{token!r} is no single token of this model; give its first one.")
         ids |= single

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.activations import Enough, Picker, collect, pooled
+from steerlens.attribution.gradients import frozen
 from steerlens.errors import BadInputError, HookError
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.methods.data import Sets
@@ -203,17 +204,8 @@ def matchings(
 @contextmanager
 def gradients(model: Host) -> Iterator[None]:
     """Let gradients flow, but to no weight of the model, while it lasts."""
-    inner = getattr(model, "original_model", None)
-    every = [*model.parameters(), *(inner.parameters() if inner is not None else ())]
-    trained = [each for each in every if each.requires_grad]
-    with torch.inference_mode(False), torch.enable_grad():
-        try:
-            for each in trained:
-                each.requires_grad_(False)
-            yield
-        finally:
-            for each in trained:
-                each.requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        yield
 
 
 def split(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:

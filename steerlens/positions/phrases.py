@@ -19,6 +19,7 @@ from steerlens.host import Host, need_tokenizer
 from steerlens.positions.combining import Combining
 from steerlens.positions.reading import follow
 from steerlens.positions.window import Mask, Window
+from steerlens.text import single_tokens
 
 Text = str | re.Pattern[str]
 
@@ -184,9 +185,8 @@ def _checked(text: Text) -> Phrase:
 
 
 def _token_ids(model: Host, text: Text) -> set[int]:
-    """Ids whose text is the word, alone or after a space; none where it is no single token."""
+    """Ids to be equal to; none for a text of several tokens, or a pattern."""
     tokenizer = need_tokenizer(model, f"matching({text!r})")
     if isinstance(text, re.Pattern):
         return set()
-    spelt = (tokenizer(form, add_special_tokens=False)["input_ids"] for form in (text, " " + text))
-    return {form[0] for form in spelt if len(form) == 1} - {tokenizer.unk_token_id}
+    return single_tokens(tokenizer, text)
