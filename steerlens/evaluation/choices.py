@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from steerlens.rows import Family
 from steerlens.steering import Steering
 from steerlens.text import Encoded, Item, Prompt, encode
 
+T = TypeVar("T", bound="_OfChoices")
 Length = Literal["raw", "token", "byte"]
 """Log-probability of an option: of all of it, a token, or a byte of its text."""
 Measure = Literal["accuracy", "probability", "log_probability", "log_odds"]
@@ -60,7 +61,28 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class MultipleChoice:
+class _OfChoices:
+    """What tasks of choices share: their items, which ones, and what they begin with."""
+
+    name: str
+    items: Sequence[Choice]
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.items)
+
+    @property
+    def prompts(self) -> Sequence[Item]:
+        """Each item's prompt."""
+        return tuple(item.prompt for item in self.items)
+
+    def part(self: T, indices: Sequence[int]) -> T:
+        """Return the task on some items."""
+        return replace(self, items=taken(self.name, self.items, indices))
+
+
+@dataclass(frozen=True)
+class MultipleChoice(_OfChoices):
     """Items with options, scored by the log-probability of each option after its prompt.
 
     - `measure`: of each item, with P the options' probabilities (or their exponentiated
@@ -78,8 +100,6 @@ class MultipleChoice:
     torch.Size([2, 2])
     """
 
-    name: str
-    items: Sequence[Choice]
     measure: Measure = "accuracy"
     length: Length = "raw"
     batch_tokens: int = 2048
@@ -89,19 +109,6 @@ class MultipleChoice:
         object.__setattr__(self, "items", filled(self.name, self.items))
         one_of("measure", self.measure, get_args(Measure))
         one_of("length", self.length, get_args(Length))
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-        return len(self.items)
-
-    @property
-    def prompts(self) -> Sequence[Item]:
-        """Each item's prompt."""
-        return tuple(item.prompt for item in self.items)
-
-    def part(self, indices: Sequence[int]) -> MultipleChoice:
-        """Return the task on some items."""
-        return replace(self, items=taken(self.name, self.items, indices))
 
     def option_log_probs(
         self,
@@ -135,7 +142,7 @@ class MultipleChoice:
 
 
 @dataclass(frozen=True)
-class Propensity:
+class Propensity(_OfChoices):
     """How far the model leans to the answer that shows a behaviour, against the other one.
 
     Each item has two options, one of them right: the one that shows the behaviour. Scores are
@@ -150,8 +157,6 @@ class Propensity:
     torch.Size([2, 1])
     """
 
-    name: str
-    items: Sequence[Choice]
     measure: Leaning = "logit"
     batch_tokens: int = 2048
 
@@ -169,23 +174,10 @@ class Propensity:
                     "propensity tells two apart. Use MultipleChoice with measure='log_odds'."
                 )
 
-    def __len__(self) -> int:
-        """Return the number of items."""
-        return len(self.items)
-
-    @property
-    def prompts(self) -> Sequence[Item]:
-        """Each item's prompt."""
-        return tuple(item.prompt for item in self.items)
-
-    def part(self, indices: Sequence[int]) -> Propensity:
-        """Return the task on some items."""
-        return replace(self, items=taken(self.name, self.items, indices))
-
     def scores(
         self,
         model: Host,
-        steering: Steering | None = None,
+        steering: Steering | Family | None = None,
         coeffs: Sequence[float] = (1.0,),
         *,
         seed: int = 0,
