@@ -83,6 +83,15 @@ def rule(x1: Number, y1: Number, x2: Number, y2: Number, opacity: Number, extra:
     )
 
 
+def bar(start: Number, end: Number, y: Number, height: Number, colour: str, told: str) -> str:
+    """Return a horizontal bar between two pixels, centred on a height, with its hover text."""
+    low, high = sorted((start, end))
+    return (
+        f'<rect x="{low:g}" y="{y - height / 2:g}" width="{max(high - low, 1):g}" '
+        f'height="{height:g}" fill="{colour}" fill-opacity=".72"><title>{text(told)}</title></rect>'
+    )
+
+
 def frame(x: Axis, y: Axis, x_label: str, y_label: str) -> str:
     """Return both axes: faint horizontal lines, ticks, and the labels with their units."""
     left, right, bottom = min(x.start, x.end), max(x.start, x.end), max(y.start, y.end)

@@ -186,14 +186,10 @@ def _bars(edit: Edit, most: int) -> str:
     body = axes.rule(x(0.0), TOP, x(0.0), bottom, 0.6)
     for i, (name, value, g) in enumerate(zip(names, values, top["importance"], strict=True)):
         y = TOP + LINE * (i + 0.5)
-        start, end = sorted((x(0.0), x(value)))
         hover = f"{name}: {signed(value)}" + ("" if isnan(g) else f", g {signed(g)}")
         body += axes.label(left - 10, y + 4, name, anchor="end")
-        body += (
-            f'<rect x="{start:g}" y="{y - HEIGHT / 2:g}" width="{max(end - start, 1):g}" '
-            f'height="{HEIGHT}" fill="{BLUE if value > 0 else VERMILION}" fill-opacity=".72">'
-            f"<title>{text(hover)}</title></rect>"
-        )
+        colour = BLUE if value > 0 else VERMILION
+        body += axes.bar(x(0.0), x(value), y, HEIGHT, colour, hover)
         body += axes.label(left + WIDTH + 12, y + 4, signed(value))
     told = f"The {len(values)} strongest of {len(found):,} neurons: λ"
     if len(values) == len(found):

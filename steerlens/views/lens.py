@@ -7,7 +7,7 @@ from steerlens.views import axes
 from steerlens.views.axes import Axis
 from steerlens.views.page import View
 from steerlens.views.scale import Number, signed
-from steerlens.views.theme import BLUE, VERMILION, text, token_text
+from steerlens.views.theme import BLUE, VERMILION, token_text
 
 WIDTH, LINE, HEIGHT = 360, 19, 13
 TOP, GAP, BELOW, SIDE = 26, 12, 46, 60
@@ -50,12 +50,9 @@ def logit_lens(found: LogitLens, *, title: str | None = None) -> View:
 
 def _bar(name: str, token_id: int, score: Number, x: Axis, y: Number) -> str:
     """Return the token, its bar from zero, and its score at the right."""
-    low, high = sorted((x(0.0), x(score)))
-    told = signed(score)
+    told, colour = signed(score), BLUE if score > 0 else VERMILION
     return (
         axes.label(x.start - 10, y + 4, name, anchor="end")
-        + f'<rect x="{low:g}" y="{y - HEIGHT / 2:g}" width="{max(high - low, 1):g}" '
-        f'height="{HEIGHT}" fill="{BLUE if score > 0 else VERMILION}" fill-opacity=".72">'
-        f"<title>{text(f'{name} ({token_id}): {told}')}</title></rect>"
+        + axes.bar(x(0.0), x(score), y, HEIGHT, colour, f"{name} ({token_id}): {told}")
         + axes.label(x.end + 12, y + 4, told)
     )

@@ -61,14 +61,14 @@ def marked(base: str, steered: str) -> str:
     if max(len(before), len(after)) > MOST_WORDS:
         return text(steered)
     parts: list[str] = []
-    same = True
+    first = True
     for kind, start, end in _changes(before, after):
         words = "".join(after[start:end])
         if kind == "equal" or not words.strip():
             parts.append(text(words))
             continue
-        parts.append(_mark(words, first=same))
-        same = False
+        parts.append(_mark(words, first=first))
+        first = False
     return "".join(parts)
 
 

@@ -11,7 +11,7 @@ from steerlens.views import axes
 from steerlens.views.axes import Axis
 from steerlens.views.page import View
 from steerlens.views.scale import Number, signed
-from steerlens.views.theme import BLUE, GREY, VERMILION, text
+from steerlens.views.theme import BLUE, GREY, VERMILION
 
 WIDTH, LINE, HEIGHT = 420, 24, 15
 TOP, BELOW, SIDE = 6, 46, 66
@@ -58,11 +58,9 @@ def _bar(
     name: str, start: Number, end: Number, part: Number, x: Axis, y: Number, colour: str
 ) -> str:
     """Return the name, the bar from start to end, and its number at the right."""
-    low, high = sorted((x(start), x(end)))
     told = signed(part)
     return (
         axes.label(x.start - 10, y + 4, name, anchor="end")
-        + f'<rect x="{low:g}" y="{y - HEIGHT / 2:g}" width="{max(high - low, 1):g}" '
-        f'height="{HEIGHT}" fill="{colour}" fill-opacity=".72">'
-        f"<title>{text(f'{name}: {told}')}</title></rect>" + axes.label(x.end + 12, y + 4, told)
+        + axes.bar(x(start), x(end), y, HEIGHT, colour, f"{name}: {told}")
+        + axes.label(x.end + 12, y + 4, told)
     )
