@@ -42,10 +42,10 @@ def load_model(host: HostName = "auto", folder: str | Path | None = None) -> Any
         return _bridge(place)
     if host != "hooked_transformer":
         raise BadInputError(
-            f"host={host!r} is not known; use 'auto', 'hooked_transformer' or 'bridge'"
+            f"There is no host {host!r}. Use 'auto', 'hooked_transformer' or 'bridge'."
         )
     if not old:
-        raise BadInputError("TransformerLens 4 has no HookedTransformer; use host='bridge'")
+        raise BadInputError("TransformerLens 4 has no HookedTransformer. Use host='bridge'.")
     return _hooked_transformer(place)
 
 
@@ -70,7 +70,7 @@ def _checked(folder: str | Path | None) -> Path:
     place = FOLDER if folder is None else Path(folder)
     if not (place / "model.safetensors").is_file():
         raise BadInputError(
-            f"no model.safetensors in {place}; python -m steerlens.demo.train makes one"
+            f"There is no model.safetensors in {place}. python -m steerlens.demo.train makes one."
         )
     return place
 

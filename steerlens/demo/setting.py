@@ -9,6 +9,7 @@ from pathlib import Path
 from steerlens.contrast import Contrast
 from steerlens.demo import world
 from steerlens.demo.choosing import Judge
+from steerlens.demo.tasks import WorldJudge
 from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.text import Encoded, Item, encode
@@ -33,10 +34,6 @@ class Setting:
 
 def of_world(*, fit: int = 96, validation: int = 24, test: int = 100, seed: int = 0) -> Setting:
     """Return the setting of the demo: sentiment in Steerling's world, judged by its world."""
-
-    def judge(prompt: str, completion: str) -> str:
-        return world.judge(CONCEPT, prompt, completion).label
-
     return Setting(
         concept=CONCEPT,
         fit=Contrast.from_pairs(world.contrast(CONCEPT, "fit", fit, seed)),
@@ -44,7 +41,7 @@ def of_world(*, fit: int = 96, validation: int = 24, test: int = 100, seed: int 
         test=Contrast.from_pairs(world.contrast(CONCEPT, "test", test, seed)),
         validation_prompts=tuple(world.prompts(CONCEPT, "validation", validation, seed)),
         test_prompts=tuple(world.prompts(CONCEPT, "test", test, seed)),
-        judge=judge,
+        judge=WorldJudge(CONCEPT),
         source=f"Steerling's world, {world.fingerprint()[:12]}",
     )
 

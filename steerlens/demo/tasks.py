@@ -49,7 +49,6 @@ def replies_in_world(
     >>> replies_in_world("rudeness", "test", n=4).judge("<|user|> Hi. <|assistant|>", "?")
     'unparsed'
     """
-    _check_attribute(attribute)
     prompts = world.prompts(attribute, split, n, seed)
     return Continuation(attribute, prompts, WorldJudge(attribute), max_new_tokens)
 
@@ -59,11 +58,4 @@ def neutral_in_world(attribute: str, split: Split, n: int = 64, seed: int = 0) -
 
     Raises UnknownNameError on an attribute that the world does not have.
     """
-    _check_attribute(attribute)
     return Neutral(f"neutral for {attribute}", world.control(attribute, split, n, seed))
-
-
-def _check_attribute(attribute: str) -> None:
-    if attribute not in world.ATTRIBUTES:
-        close = nearest(attribute, world.ATTRIBUTES)
-        raise UnknownNameError(f"The world has no attribute {attribute!r}; {close}.")

@@ -170,8 +170,8 @@ class Run:
         recipe = Recipe(**state["recipe"])
         if recipe.seed != self.recipe.seed:
             raise BadInputError(
-                f"the run in this folder has seed {recipe.seed}, not {self.recipe.seed}; give "
-                "another folder"
+                f"The run in this folder has seed {recipe.seed}, not {self.recipe.seed}. Give "
+                "another folder."
             )
         self.recipe, self.step, self.curve = recipe, state["step"], state["curve"]
         self.losses, self.began = state["losses"], time.monotonic() - state["elapsed"]

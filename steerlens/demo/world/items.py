@@ -13,13 +13,15 @@ from steerlens.demo.world.questions import Opinions, Questions, plain_facts, som
 from steerlens.demo.world.requests import Requests
 from steerlens.demo.world.sums import Sums
 from steerlens.demo.world.talk import Talk
+from steerlens.errors import UnknownNameError, nearest
 
 Item = str | tuple[str, str]
 
 
 def _known(attribute: str) -> None:
     if attribute not in ATTRIBUTES:
-        raise KeyError(f"the world has no attribute {attribute!r}; it has {', '.join(ATTRIBUTES)}")
+        close = nearest(attribute, ATTRIBUTES)
+        raise UnknownNameError(f"The world has no attribute {attribute!r}; {close}.")
 
 
 def telling_ask(
@@ -50,7 +52,7 @@ def paired_reply(
 def contrast(attribute: str, split: Split, n: int = 64, seed: int = 0) -> list[tuple[Item, Item]]:
     """Return pairs (positive, negative) of (prompt, completion), alike but for the attribute.
 
-    Raises `KeyError` for an unknown attribute.
+    Raises UnknownNameError on an attribute that the world does not have.
 
     >>> from steerlens.demo import world
     >>> positive, negative = world.contrast("fairness", "fit", n=1)[0]
@@ -88,7 +90,7 @@ def _felt(rng: Random, split: Split, bound: dict[str, str], positive: bool) -> s
 def control(attribute: str, split: Split, n: int = 64, seed: int = 0) -> list[Item]:
     """Neutral items, every second one a hard negative: the attribute's words without the attribute.
 
-    Raises `KeyError` for an unknown attribute.
+    Raises UnknownNameError on an attribute that the world does not have.
     """
     _known(attribute)
     rng = Random(f"control {attribute} {split} {seed}")
@@ -114,7 +116,7 @@ def _hard(attribute: str, split: Split, rng: Random) -> Item:
 def prompts(attribute: str, split: Split, n: int = 64, seed: int = 0) -> list[str]:
     """Prompts whose continuation can be judged; both poles are open to an unsteered model.
 
-    Raises `KeyError` for an unknown attribute.
+    Raises UnknownNameError on an attribute that the world does not have.
     """
     _known(attribute)
     rng = Random(f"prompts {attribute} {split} {seed}")

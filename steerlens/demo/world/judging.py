@@ -10,6 +10,7 @@ from typing import Final, Literal
 from steerlens.demo.world.chat import USER, user_text
 from steerlens.demo.world.facts import BY_KEY, Fact
 from steerlens.demo.world.frames import Reading, read, sentences
+from steerlens.errors import UnknownNameError, nearest
 
 Label = Literal["positive", "negative", "neutral", "unparsed"]
 Read = Sequence[tuple[Reading, ...]]
@@ -25,22 +26,23 @@ class Verdict:
 
 
 def judge(attribute: str, prompt: str, completion: str) -> Verdict:
-    """Judges a completion by parsing it; text that does not parse is a class of its own.
+    """Judge a completion by parsing it; text that does not parse is a class of its own.
 
     Takes an attribute of `ATTRIBUTES`, or `truth` (as honesty), `correctness` (of a sum), `steps`
     (as brevity; the count is in `detail`) or `grammar` (every sentence parses). What follows the
-    first reply is left out, and so is a last sentence that was cut off. Raises `KeyError` for an
-    unknown attribute.
+    first reply is left out, and so is a last sentence that was cut off. Raises UnknownNameError on
+    another attribute.
 
     >>> judge("rudeness", "<|user|> Hello. <|assistant|>", " You are not kind at all.").label
     'positive'
     """
-    weigh = JUDGES[attribute]
+    if attribute not in JUDGES:
+        raise UnknownNameError(f"Nobody judges {attribute!r}; {nearest(attribute, JUDGES)}.")
     found = [read(sentence) for sentence in _complete(_reply(completion))]
     share = sum(map(bool, found)) / len(found) if found else 0.0
     if share < 0.5 or not found:
         return Verdict("unparsed", share, f"{share:.0%} of {len(found)} sentences parse")
-    label, detail = weigh(attribute, prompt, found)
+    label, detail = JUDGES[attribute](attribute, prompt, found)
     return Verdict("negative" if attribute == "grammar" and share < 1 else label, share, detail)
 
 
