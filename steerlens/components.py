@@ -228,7 +228,7 @@ def components(model: Host) -> Components:
     except AttributeError as error:
         raise BadInputError(
             f"The attention of {getattr(model.cfg, 'model_name', 'this model')} has no W_O, so its "
-            "heads cannot be told apart."
+            "heads cannot be told apart. Read or steer whole blocks, at 'attn_out' and 'mlp_out'."
         ) from error
     config = getattr(getattr(model, "original_model", None), "config", model.cfg)
     for name in _CONSTANTS:

@@ -96,7 +96,10 @@ class Contrast:
         order_n = order_p if self.paired else _order(len(self.negative), seed + 1)
         cut_p, cut_n = round(share * len(order_p)), round(share * len(order_n))
         if not (0 < cut_p < len(order_p) and 0 < cut_n < len(order_n)):
-            raise BadInputError(f"{self!r} is too small to split off a share of {share}.")
+            raise BadInputError(
+                f"{self!r} is too small to split off a share of {share}. Give more items, or a "
+                "share nearer to a half."
+            )
         return (
             self._taken(order_p[:cut_p], order_n[:cut_n]),
             self._taken(order_p[cut_p:], order_n[cut_n:]),

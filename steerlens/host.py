@@ -172,7 +172,9 @@ def hook_names(model: Host, names: HookNames) -> list[str]:
     if callable(names):
         found = [name for name in model.hook_dict if names(name)]
         if not found:
-            raise UnknownNameError("The filter matches none of the model's hook points.")
+            raise UnknownNameError(
+                "The filter matches none of the model's hook points; model.hook_dict names them."
+            )
         return found
     if not isinstance(names, str):
         return [full for name in names for full in hook_names(model, name)]

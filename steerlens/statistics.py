@@ -249,7 +249,7 @@ def rank_among(value: float, placebos: Float[Tensor, " placebo"]) -> Rank:
     Rank(rank=2, placebos=3, band=(0.40..., 0.92...))
     """
     if len(placebos) == 0:
-        raise BadInputError("There are no placebos to rank among.")
+        raise BadInputError("There are no placebos to rank among. Give one or more.")
     if value != value or bool(placebos.isnan().any()):
         raise BadInputError("A value or a placebo's is NaN: there is no rank.")
     return Rank(1 + int((placebos >= value).sum()), len(placebos), band(placebos))

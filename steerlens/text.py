@@ -97,7 +97,9 @@ def _encode_chat(model: Host, messages: Any) -> Encoded:
     answered = messages[-1]["role"] == "assistant"
     asked = messages[:-1] if answered else messages
     if not asked:
-        raise BadInputError("A chat of one assistant message has no prompt before it.")
+        raise BadInputError(
+            "A chat of one assistant message has no prompt before it. Put what was asked first."
+        )
     prompt = template(asked, True)
     whole = template(messages, False) if answered else prompt
     if whole[: len(prompt)] != prompt:

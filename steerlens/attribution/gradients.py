@@ -106,7 +106,10 @@ def _check_metric(values: object, rows: int) -> None:
         )
     if not bool(values.isfinite().all()):
         wrong = count(int((~values.isfinite()).sum()), "row")
-        raise BadInputError(f"The metric is not finite (NaN or infinity) in {wrong} of {rows}.")
+        raise BadInputError(
+            f"The metric is not finite (NaN or infinity) in {wrong} of {rows}. Does it divide by "
+            "0, or take its logarithm?"
+        )
 
 
 @contextmanager

@@ -50,7 +50,10 @@ def span(vectors: Float[Tensor, "k d"], tolerance: float = TOLERANCE) -> Span:
     Raises BadInputError on vectors that are not finite.
     """
     if not torch.isfinite(vectors).all():
-        raise BadInputError("Vectors that are not finite (NaN or infinity) span nothing.")
+        raise BadInputError(
+            "Vectors that are not finite (NaN or infinity) span nothing. Look at what they were "
+            "made from."
+        )
     x = vectors.cpu().double()
     rows, sources = x[:0], []
     for i, vector in enumerate(x):

@@ -115,7 +115,10 @@ class Direction:
                 f"{type(self.vector).__name__}. torch.tensor(...) makes one."
             )
         if not torch.isfinite(self.vector).all():
-            raise BadInputError(f"The vector of direction {self.name!r} is not finite.")
+            raise BadInputError(
+                f"The vector of direction {self.name!r} is not finite (NaN or infinity). Look at "
+                "what it was made from."
+            )
         own = self.vector.detach().float().cpu().clone()
         object.__setattr__(self, "vector", own)
 
@@ -147,7 +150,10 @@ class Direction:
     def unit(self) -> Direction:
         """Return the direction at length 1. Raises BadInputError on a zero vector."""
         if self.norm == 0:
-            raise BadInputError(f"Direction {self.name!r} has length 0 and no unit vector.")
+            raise BadInputError(
+                f"Direction {self.name!r} has length 0 and no unit vector. Find it where its sides "
+                "differ."
+            )
         return replace(self, vector=self.vector / self.norm)
 
     def cosine(self, other: Direction) -> float:

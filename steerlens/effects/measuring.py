@@ -133,7 +133,9 @@ def _aims(
         return None
     if isinstance(direction, Direction):
         if direction.vector.ndim != 1:
-            raise BadInputError(f"{direction!r} is not a direction of the stream.")
+            raise BadInputError(
+                f"{direction!r} is not a direction of the stream. Find one at 'resid_post'."
+            )
         return dict.fromkeys(range(n_layers), direction.vector)
     names = [hook_name("resid_post", layer) for layer in range(n_layers)]
     missing = [name for name in names if name not in direction]

@@ -125,7 +125,10 @@ def stream_site(model: Host, direction: Direction) -> tuple[str, int]:
         )
     site, layer = split_name(direction.hook_name)
     if layer is None or site not in STREAM or direction.vector.shape != (int(model.cfg.d_model),):
-        raise BadInputError(f"{direction!r} is not a direction of this model's stream.")
+        raise BadInputError(
+            f"{direction!r} is not a direction of this model's stream. Find one at "
+            f"{', '.join(STREAM)}."
+        )
     return site, layer
 
 

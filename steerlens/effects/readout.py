@@ -89,7 +89,10 @@ def _pairs(metric: Answers | Sequence[Answers], count: int) -> list[Answers]:
     if wrong is not None:
         raise BadInputError(f"Answers come in pairs, such as (' good', ' bad'); got {wrong!r}.")
     if len(metric) != count:
-        raise BadInputError(f"{len(metric)} pairs of answers do not fit {count} prompts.")
+        raise BadInputError(
+            f"{len(metric)} pairs of answers do not fit {count} prompts. Give one each, or one "
+            "for all."
+        )
     return [(str(each[0]), str(each[1])) for each in metric]
 
 

@@ -272,7 +272,8 @@ def _limit(steering: Steering, sign: int) -> float:
         scales = leaf.transform.scales
         if scales == "share" and sign < 0:
             raise BadInputError(
-                f"The strength of {leaf!r} is a share from 0 to 1, which has no negative side."
+                f"The strength of {leaf!r} is a share from 0 to 1, which has no negative side. "
+                "Take sign=1."
             )
         largest = _largest(leaf.coeff) * _largest(leaf.gate)
         if scales != "amplitude" and largest > 0:

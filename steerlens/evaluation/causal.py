@@ -106,7 +106,10 @@ def causal_effect(
     (3, 'KL of the next token')
     """
     if not contrast.paired:
-        raise BadInputError(f"Interchange needs pairs, and {contrast!r} is unpaired.")
+        raise BadInputError(
+            f"Interchange needs pairs, and {contrast!r} is unpaired. Give sides of one length "
+            "whose items belong together."
+        )
     sides = _texts(model, contrast.positive), _texts(model, contrast.negative)
     where = positions or "last_prompt_token"
     moved = _partners(model, sides, direction.hook_name, where, batch_tokens)

@@ -153,7 +153,7 @@ def compare(
     (None,)
     """
     if not prompts:
-        raise BadInputError("There are no prompts to complete.")
+        raise BadInputError("There are no prompts to complete. Give a list of one or more.")
     base, steered = (
         completions(
             model,

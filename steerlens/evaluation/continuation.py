@@ -60,7 +60,9 @@ class Continuation:
         object.__setattr__(self, "prompts", filled(self.name, self.prompts))
         numbers = tuple(range(len(self.prompts)) if self.numbers is None else self.numbers)
         if len(numbers) != len(self.prompts):
-            raise BadInputError(f"{len(numbers)} numbers do not fit {len(self.prompts)} prompts.")
+            raise BadInputError(
+                f"{len(numbers)} numbers do not fit {len(self.prompts)} prompts. Give one each."
+            )
         object.__setattr__(self, "numbers", numbers)
 
     def __len__(self) -> int:

@@ -71,9 +71,14 @@ def completions(
     if isinstance(prompts, str):
         raise BadInputError(f"{prompts[:40]!r} is one text; give a list of prompts.")
     if coeffs is not None and (steering is None or len(coeffs) != len(prompts)):
-        raise BadInputError(f"{len(coeffs)} coeffs need a steering and as many prompts.")
+        raise BadInputError(
+            f"{len(coeffs)} coeffs need a steering and as many prompts, of which there are "
+            f"{len(prompts)}. Give one a prompt."
+        )
     if numbers is not None and len(numbers) != len(prompts):
-        raise BadInputError(f"{len(numbers)} numbers do not tell {len(prompts)} prompts apart.")
+        raise BadInputError(
+            f"{len(numbers)} numbers do not tell {len(prompts)} prompts apart. Give one a prompt."
+        )
     if max_new_tokens < 1 or not temperature >= 0 or batch_rows < 1:
         raise BadInputError(
             f"Completions need max_new_tokens and batch_rows of 1 or more and a temperature of 0 "

@@ -109,7 +109,9 @@ def from_contrast(
     Choice(prompt='', options=('a good day', 'a bad day'), right=(0,))
     """
     if not contrast.paired:
-        raise BadInputError(f"{contrast!r} has no pairs, so no two answers to tell apart.")
+        raise BadInputError(
+            f"{contrast!r} has no pairs, so no two answers to tell apart. Give sides of one length."
+        )
     pairs = zip(contrast.positive, contrast.negative, strict=True)
     return Propensity(name, [_of_pair(*pair, prompt) for pair in pairs], measure)
 
@@ -228,7 +230,7 @@ def _listed(path: str | Path) -> list[str]:
     except json.JSONDecodeError as error:
         raise BadInputError(f"{path} is not JSON: {error}.") from None
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
-        raise BadInputError(f"{path} holds no list of texts.")
+        raise BadInputError(f'{path} holds no list of texts. Give JSON such as ["...", "..."].')
     return _some(listed, path)
 
 
@@ -240,7 +242,7 @@ def _closed(answers: Iterable[str]) -> list[str]:
 
 def _some(items: list[T], path: str | Path) -> list[T]:
     if not items:
-        raise BadInputError(f"{path} holds no items.")
+        raise BadInputError(f"{path} holds no items. Is it the file that was meant?")
     return items
 
 

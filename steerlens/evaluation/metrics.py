@@ -75,7 +75,7 @@ def kl_summary(
     """
     every = nats if isinstance(nats, Tensor) else torch.cat(list(nats) or [torch.zeros(0)])
     if every.numel() == 0:
-        raise BadInputError("There are no tokens to take a mean KL over.")
+        raise BadInputError("There are no tokens to take a mean KL over. Give one or more.")
     wide = every.double()
     # Not torch.quantile, which refuses more than 16 million numbers.
     ordered, place = wide.sort().values, 0.95 * (len(wide) - 1)
@@ -178,10 +178,11 @@ def steerability(propensity: Float[Tensor, "coeff item"], coeffs: Sequence[float
     """
     if len(coeffs) != len(propensity):
         raise BadInputError(
-            f"{len(coeffs)} coefficients do not fit {len(propensity)} rows of propensities."
+            f"{len(coeffs)} coefficients do not fit {len(propensity)} rows of propensities. Give "
+            "a row for each."
         )
     if len(set(coeffs)) < 2:
-        raise BadInputError("A slope needs two coefficients that differ.")
+        raise BadInputError("A slope needs two coefficients that differ. Score at one more.")
     x = torch.tensor([float(each) for each in coeffs], dtype=torch.float64)
     x = (x - x.mean())[:, None]
     y = propensity.double().cpu()

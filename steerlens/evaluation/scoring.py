@@ -195,7 +195,7 @@ def _batches(
 def _completed(model: Host, items: Sequence[Item]) -> list[Encoded]:
     """The items' tokens. Raises BadInputError on one that has no completion, or no prompt."""
     if not items:
-        raise BadInputError("There are no items to score.")
+        raise BadInputError("There are no items to score. Give (prompt, completion) items.")
     encoded = [encode(model, item) for item in items]
     for number, item in enumerate(encoded):
         if len(item.tokens) == item.prompt_length:

@@ -161,7 +161,7 @@ def filled(name: str, items: Sequence[T]) -> tuple[T, ...]:
     if isinstance(items, str):
         raise BadInputError(f"Task {name!r} is given one text; give a list of them.")
     if len(items) == 0:
-        raise BadInputError(f"Task {name!r} has no items.")
+        raise BadInputError(f"Task {name!r} has no items. Give one or more.")
     return tuple(items)
 
 

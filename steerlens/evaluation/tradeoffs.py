@@ -155,7 +155,7 @@ def _means(
 def _check(tradeoffs: Sequence[Tradeoff], same_items: bool, along: Along, target: float) -> None:
     """Raise BadInputError where trade-offs cannot be compared at the target."""
     if not tradeoffs:
-        raise BadInputError("There are no trade-offs to compare.")
+        raise BadInputError("There are no trade-offs to compare. Give a Tradeoff or more.")
     first = tradeoffs[0]
     for each in tradeoffs:
         sizes = each.attribute.shape[1], each.utility.shape[1]
@@ -199,5 +199,7 @@ def _pivoted(frame: pandas.DataFrame, measure: str) -> Float[Tensor, "point item
         )
     table = keyed.pivot(index="point", columns="item", values="value")
     if len(keyed) != table.size:
-        raise BadInputError(f"The table lacks {measure!r} of some items at some points.")
+        raise BadInputError(
+            f"The table lacks {measure!r} of some items at some points. Give a whole sweep's table."
+        )
     return torch.tensor(table.to_numpy(dtype="float64")).float()

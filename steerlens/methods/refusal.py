@@ -134,7 +134,9 @@ def directions(
     tried = range(int(model.cfg.n_layers * config.depth))
     names = [hook_name("resid_pre", layer) for layer in tried]
     if not names:
-        raise BadInputError(f"A depth of {config.depth} leaves no layer to try.")
+        raise BadInputError(
+            f"A depth of {config.depth} leaves no layer to try. Give a share nearer to 1."
+        )
     source = {**provenance(model), "method": "refusal", "config": repr(config), "data": data.digest}
     found = []
     for place in range(-n, 0):
@@ -188,7 +190,10 @@ def chosen(judged: Sequence[Candidate], config: Config = Config()) -> Candidate:
     if passing:
         return min(passing, key=lambda each: each.ablated)
     if not judged:
-        raise BadInputError("The sides read the same everywhere, so there is nothing to choose.")
+        raise BadInputError(
+            "The sides read the same everywhere, so there is nothing to choose. Give "
+            "prompts that differ, or a larger n_positions."
+        )
     cheapest, strongest = min(each.kl for each in judged), max(each.induced for each in judged)
     raise BadInputError(
         f"None of {len(judged)} directions passes: the least KL is {number(cheapest)} nats (at "

@@ -99,7 +99,10 @@ def adapt(
     task = examples if isinstance(examples, MultipleChoice) else _task(examples)
     base = answers(model, task)
     if not bool(base.probability.isfinite().all()):
-        raise BadInputError(f"Without steering, answers of {task.name!r} are not finite numbers.")
+        raise BadInputError(
+            f"Without steering, answers of {task.name!r} are not finite numbers. Does the model "
+            "overflow? Load it in bfloat16 or float32."
+        )
     terms: list[Objective] = []
 
     def scored(weights: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:

@@ -105,7 +105,10 @@ class Texts:
             self.model(batch.tokens)
         missing = [name for name in names if name not in found]
         if missing:
-            raise HookError(f"The pass never reached hook point {missing[0]!r}.")
+            raise HookError(
+                f"The pass never reached hook point {missing[0]!r}. Does a hook of yours end it, "
+                "or is a layer skipped?"
+            )
         return found, self.picker.mask(self.model, batch, rows)
 
     def pooled(

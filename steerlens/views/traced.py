@@ -112,7 +112,8 @@ def projections(
         x = read[each.hook_name]
         if x.shape[1:] != each.vector.shape:
             raise BadInputError(
-                f"{each!r} does not fit activations of shape {tuple(x.shape[1:])} there."
+                f"{each!r} does not fit activations of shape {tuple(x.shape[1:])} there. Take "
+                "one found at that hook point."
             )
         lines.append(torch.cosine_similarity(x.flatten(1), each.vector.flatten()[None], dim=1))
     return colored_tokens(
