@@ -47,6 +47,9 @@ def effect_size(
     """Return Cohen's d: the difference of the means in pooled standard deviations.
 
     Infinite where the sides differ and neither varies, NaN where they are one number.
+
+    >>> effect_size(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 3.0]))
+    1.41...
     """
     spread = ((positive.var() + negative.var()) / 2).sqrt()
     return float((positive.mean() - negative.mean()) / spread)

@@ -57,5 +57,8 @@ def neutral_in_world(attribute: str, split: Split, n: int = 64, seed: int = 0) -
     """Return texts without an attribute, half of them with its words: what steering must not move.
 
     Raises UnknownNameError on an attribute that the world does not have.
+
+    >>> len(neutral_in_world("rudeness", "test", n=4))
+    4
     """
     return Neutral(f"neutral for {attribute}", world.control(attribute, split, n, seed))

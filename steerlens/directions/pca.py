@@ -18,6 +18,9 @@ def pca(
     (RepE flips random pairs and centres, which is the same in expectation.) Its sign is not
     determined; `find_directions` fixes it. Raises BadInputError on unpaired sides.
     Cost: one SVD of (pair, d).
+
+    >>> pca(torch.tensor([[3.0, 0.0], [5.0, 0.1]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).abs()
+    tensor([0.9998, 0.0200])
     """
     if len(positive) != len(negative):
         raise BadInputError("PCA of differences needs pairs; give a paired Contrast.")

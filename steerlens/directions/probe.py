@@ -10,7 +10,14 @@ from torch import Tensor
 def probe(
     positive: Float[Tensor, "positive d"], negative: Float[Tensor, "negative d"]
 ) -> Float[Tensor, " d"]:
-    """Return the weights of an L2 logistic regression, in the activations' own units."""
+    """Return the weights of an L2 logistic regression, in the activations' own units.
+
+    Cost: as `fitted`.
+
+    >>> found = probe(torch.tensor([[2.0, 1.0], [3.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    >>> bool(found[0] > found[1].abs())
+    True
+    """
     return fitted(positive, negative)[0]
 
 

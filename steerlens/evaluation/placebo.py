@@ -123,7 +123,12 @@ def shuffled_labels(
     """Return the direction that a finder finds in examples whose labels are shuffled.
 
     At the real one's length. With `paired`, item i of one side is the partner of item i of the
-    other, and half the pairs are swapped.
+    other, and each pair is swapped with a chance of a half.
+
+    >>> up = Direction("blocks.0.hook_resid_post", torch.tensor([3.0, 4.0]))
+    >>> placebo = shuffled_labels(up, torch.randn(8, 2), torch.randn(8, 2), paired=True)
+    >>> round(placebo.norm, 4)
+    5.0
     """
     sides = Sides(positive.flatten(1), negative.flatten(1)).shuffled(paired, seed)
     vector = oriented(method, sides.positive, sides.negative)

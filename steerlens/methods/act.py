@@ -108,7 +108,11 @@ def linear(source: Float[Tensor, "source *unit"], target: Float[Tensor, "target 
 
 
 def gaussian(source: Float[Tensor, "source *unit"], target: Float[Tensor, "target *unit"]) -> Line:
-    """Return the line between normal distributions of the sets' means and spreads."""
+    """Return the line between normal distributions of the sets' means and spreads.
+
+    >>> gaussian(torch.tensor([[1.0], [0.0]]), torch.tensor([[3.0], [5.0]]))
+    (tensor([2.], dtype=torch.float64), tensor([3.], dtype=torch.float64))
+    """
     x, y = source.double(), target.double()
     spread = x.std(0, unbiased=False)
     weight = _where_spread(spread, source, y.std(0, unbiased=False) / spread)
@@ -116,7 +120,11 @@ def gaussian(source: Float[Tensor, "source *unit"], target: Float[Tensor, "targe
 
 
 def mean(source: Float[Tensor, "source *unit"], target: Float[Tensor, "target *unit"]) -> Line:
-    """Return the shift between the sets' means."""
+    """Return the shift between the sets' means.
+
+    >>> mean(torch.tensor([[1.0], [0.0]]), torch.tensor([[3.0], [5.0]]))
+    (tensor([1.], dtype=torch.float64), tensor([3.5000], dtype=torch.float64))
+    """
     x, y = source.double(), target.double()
     return torch.ones_like(x[0]), y.mean(0) - x.mean(0)
 

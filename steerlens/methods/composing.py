@@ -67,6 +67,10 @@ def family(
     """Return the steerings of several candidates, which run as rows of one pass.
 
     Raises as `by_row` does.
+
+    >>> basis = sl.Basis.of({"good": directions["resid_post", 2]})
+    >>> family(basis, torch.tensor([[1.0], [2.0]])).size
+    2
     """
     return Family(by_row(basis, weights, positions), len(weights))
 
@@ -78,6 +82,10 @@ def routed(
 
     Raises BadInputError unless there is a signal for each vector. Cost: one addition a token,
     vector and hook point.
+
+    >>> good = directions["resid_post", 2]
+    >>> routed(sl.Basis.of({"good": good}), [sl.signals.Projection(good)])
+    Steering(projection('direction') * add('good') @ blocks.2.hook_resid_post[predicting])
     """
     if len(weights) != len(basis):
         raise BadInputError(

@@ -82,6 +82,11 @@ def panels(
     """Plot panels above each other over one x axis: AUC a layer, and its cost beneath.
 
     Raises BadInputError where a line's numbers differ in length, or there is nothing to plot.
+
+    >>> above, below = Line("found", [0, 1], [0.6, 0.9]), Line("cost", [0, 1], [0.1, 0.2])
+    >>> view = panels([Panel("AUC", [above]), Panel("KL", [below])], x_label="layer")
+    >>> view.static.count("<polyline")
+    2
     """
     xs = [float(x) for part in parts for line in part.lines for x in _checked(line)[0]]
     if not xs:
