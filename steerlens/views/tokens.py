@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -56,11 +57,11 @@ def colored_tokens(
     if not len(tokens):
         return View(title, '<div class="sl-muted">No tokens.</div>')
     scale = Scale.of(grid)
-    starts = {**{0: ""}, **dict(marks or {})}
-    draw = _flow if len(grid) == 1 else _gloss
+    starts = {0: "", **dict(marks or {})}
+    sheet = _Sheet(tokens, grid, names, scale, details)
+    draw = sheet.flow if len(grid) == 1 else sheet.gloss
     parts = [
-        draw(tokens, grid, names, scale, range(start, end), starts[start], details)
-        for start, end in _spans(sorted(starts), len(tokens))
+        draw(range(start, end), starts[start]) for start, end in _spans(sorted(starts), len(tokens))
     ]
     subtitle = f"{len(tokens):,} tokens" + (f", {len(grid)} rows" if len(grid) > 1 else "")
     if scale.missing:
@@ -102,86 +103,65 @@ def _spans(starts: list[int], end: int) -> list[tuple[int, int]]:
     return [pair for pair in pairwise(edges) if pair[0] < pair[1]]
 
 
-def _hover(
-    token: str, name: str, value: float, pos: int, details: Sequence[Sequence[str]] | None, row: int
-) -> str:
-    parts = [name, f"{pos}:{token_text(token)}", shown(value)]
-    if details is not None:
-        parts.append(details[row][pos])
-    return text(" · ".join(part for part in parts if part))
+@dataclass(frozen=True)
+class _Sheet:
+    """What is drawn of a text: its tokens, a row of numbers or several, and how they are told."""
 
+    tokens: Sequence[str]
+    grid: Floats
+    names: Sequence[str]
+    scale: Scale
+    details: Sequence[Sequence[str]] | None
 
-def _flow(
-    tokens: Sequence[str],
-    grid: Floats,
-    names: list[str],
-    scale: Scale,
-    span: range,
-    mark: str,
-    details: Sequence[Sequence[str]] | None,
-) -> str:
-    """Return a part of the text as running text."""
-    words = []
-    for pos in span:
-        value = float(grid[0, pos])
-        hover = _hover(tokens[pos], names[0], value, pos, details, 0)
-        shape = text(token_text(tokens[pos]))
-        words.append(f'<span {scale.paint(value)} title="{hover}">{shape}</span>')
-        if tokens[pos].endswith("\n"):
-            words.append("<br>")
-    label = f'<div class="sl-mark">{text(mark)}</div>' if mark else ""
-    return f'{label}<div class="sl-flow">{"".join(words)}</div>'
+    def flow(self, span: range, mark: str) -> str:
+        """Return a part of the text as running text."""
+        words = []
+        for pos in span:
+            paint, shape = self.scale.paint(float(self.grid[0, pos])), self._shape(pos)
+            words.append(f'<span {paint} title="{self._hover(0, pos)}">{shape}</span>')
+            if self.tokens[pos].endswith("\n"):
+                words.append("<br>")
+        label = f'<div class="sl-mark">{text(mark)}</div>' if mark else ""
+        return f'{label}<div class="sl-flow">{"".join(words)}</div>'
 
+    def gloss(self, span: range, mark: str) -> str:
+        """Return a part of the text as lines of tokens, their rows beneath, as a gloss is set."""
+        tables = []
+        room = max(LINE_WIDTH - max(map(len, self.names)), LINE_WIDTH // 2)
+        for number, line in enumerate(_lines(self.tokens, span, room)):
+            heads = "".join(f'<th title="{self._column(pos)}">{self._shape(pos)}' for pos in line)
+            label = mark if number == 0 else ""
+            rows = [f'<thead><tr><th class="sl-mark">{text(label)}{heads}<tbody>']
+            for row, name in enumerate(self.names):
+                cells = (self._cell(row, pos) for pos in line)
+                rows.append(f"<tr><th>{text(name)}" + "".join(cells))
+            tables.append(f'<table class="sl-gloss">{"".join(rows)}</table>')
+        return "".join(tables)
 
-def _gloss(
-    tokens: Sequence[str],
-    grid: Floats,
-    names: list[str],
-    scale: Scale,
-    span: range,
-    mark: str,
-    details: Sequence[Sequence[str]] | None,
-) -> str:
-    """Return a part of the text as lines of tokens, their rows beneath, as a gloss is set."""
-    tables = []
-    room = max(LINE_WIDTH - max(map(len, names)), LINE_WIDTH // 2)
-    for number, line in enumerate(_lines(tokens, span, room)):
-        heads = "".join(
-            f'<th title="{_column(tokens, grid, names, pos)}">{text(token_text(tokens[pos]))}'
-            for pos in line
-        )
-        label = mark if number == 0 else ""
-        rows = [f'<thead><tr><th class="sl-mark">{text(label)}{heads}<tbody>']
-        for row, name in enumerate(names):
-            cells = (_cell(tokens, grid, name, scale, row, pos, details) for pos in line)
-            rows.append(f"<tr><th>{text(name)}" + "".join(cells))
-        tables.append(f'<table class="sl-gloss">{"".join(rows)}</table>')
-    return "".join(tables)
+    def _shape(self, pos: int) -> str:
+        return text(token_text(self.tokens[pos]))
 
+    def _cell(self, row: int, pos: int) -> str:
+        paint = self.scale.paint(float(self.grid[row, pos]))
+        if self.grid.size > MOST_HOVERS and self.details is None:
+            return f"<td {paint}>"
+        return f'<td {paint} title="{self._hover(row, pos)}">'
 
-def _cell(
-    tokens: Sequence[str],
-    grid: Floats,
-    name: str,
-    scale: Scale,
-    row: int,
-    pos: int,
-    details: Sequence[Sequence[str]] | None,
-) -> str:
-    value = float(grid[row, pos])
-    if grid.size > MOST_HOVERS and details is None:
-        return f"<td {scale.paint(value)}>"
-    return (
-        f'<td {scale.paint(value)} title="{_hover(tokens[pos], name, value, pos, details, row)}">'
-    )
+    def _hover(self, row: int, pos: int) -> str:
+        value = shown(float(self.grid[row, pos]))
+        parts = [self.names[row], f"{pos}:{token_text(self.tokens[pos])}", value]
+        if self.details is not None:
+            parts.append(self.details[row][pos])
+        return text(" · ".join(part for part in parts if part))
 
-
-def _column(tokens: Sequence[str], grid: Floats, names: list[str], pos: int) -> str:
-    """Return a token's numbers in every row, for its hover."""
-    if grid.size <= MOST_HOVERS:
-        return text(f"{pos}:{token_text(tokens[pos])}")
-    told = ", ".join(f"{n} {shown(float(v))}" for n, v in zip(names, grid[:, pos], strict=True))
-    return text(f"{pos}:{token_text(tokens[pos])} · {told}")
+    def _column(self, pos: int) -> str:
+        """A token's numbers in every row, for its hover."""
+        place = f"{pos}:{token_text(self.tokens[pos])}"
+        if self.grid.size <= MOST_HOVERS:
+            return text(place)
+        pairs = zip(self.names, self.grid[:, pos], strict=True)
+        told = ", ".join(f"{name} {shown(float(value))}" for name, value in pairs)
+        return text(f"{place} · {told}")
 
 
 def _lines(tokens: Sequence[str], span: range, room: int) -> list[list[int]]:
