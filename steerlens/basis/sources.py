@@ -23,9 +23,7 @@ Labelled = dict[str, dict[str, Direction]]
 """Directions by label, then by hook name."""
 
 
-def by_label(
-    directions: Given,
-) -> Labelled:
+def by_label(directions: Given) -> Labelled:
     """Return directions by label and hook name, each label at the same hook points.
 
     Listed directions go by their names, and must all be at the same hook points; of a mapping,

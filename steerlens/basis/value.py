@@ -41,11 +41,7 @@ class Basis(Vectors):
     # Making one
 
     @classmethod
-    def of(
-        cls,
-        directions: Given,
-        name: str = "basis",
-    ) -> Basis:
+    def of(cls, directions: Given, name: str = "basis") -> Basis:
         """Return the basis of directions, labelled by their names or by the keys of a mapping.
 
         A list may hold directions at several hook points, each label at all of them; of a

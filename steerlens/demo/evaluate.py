@@ -28,10 +28,8 @@ from steerlens.demo.sampling import Subject, labels, log_probs, replies, share
 class Figure:
     """One measured number beside the range it was meant to fall in.
 
-    Example:
-        >>> Figure("sums right", 0.83, (0.8, 1.0), 100).met
-        True
-
+    >>> Figure("sums right", 0.83, (0.8, 1.0), 100).met
+    True
     """
 
     name: str
@@ -183,10 +181,8 @@ PARTS: tuple[Callable[[Subject], list[Figure]], ...] = (
 def evaluate(subject: Subject, quiet: bool = False) -> list[Figure]:
     """Return every figure; costs about three minutes on one core with 128 items a figure.
 
-    Example:
-        >>> evaluate(Subject(*load_hf(), split="test", n=128, seed=0))  # doctest: +SKIP
-        [Figure(name='sentences that parse', value=0.97, ...
-
+    >>> evaluate(Subject(*load_hf(), split="test", n=128, seed=0))  # doctest: +SKIP
+    [Figure(name='sentences that parse', value=0.97, ...
     """
     bar = tqdm(PARTS, unit="part", disable=quiet)
     return [figure for part in bar for figure in part(subject)]

@@ -28,11 +28,9 @@ def load_model(host: HostName = "auto", folder: str | Path | None = None) -> Any
     TransformerLens is imported. Raises `BadInputError` for an unknown host, for a folder without
     a model, and for `hooked_transformer` under TransformerLens 4.
 
-    Example:
-        >>> model = load_model()
-        >>> model.to_tokens("a cat")[0, 0].item() == model.tokenizer.bos_token_id
-        True
-
+    >>> model = load_model()
+    >>> model.to_tokens("a cat")[0, 0].item() == model.tokenizer.bos_token_id
+    True
     """
     place = _checked(folder)
     old = int(version("transformer-lens").partition(".")[0]) < 4
@@ -52,11 +50,9 @@ def load_model(host: HostName = "auto", folder: str | Path | None = None) -> Any
 def load_hf(folder: str | Path | None = None) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """Return the same weights in float32 as the plain Hugging Face model, and the tokenizer.
 
-    Example:
-        >>> model, tokenizer = load_hf()
-        >>> model.dtype
-        torch.float32
-
+    >>> model, tokenizer = load_hf()
+    >>> model.dtype
+    torch.float32
     """
     place = _checked(folder)
     tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)

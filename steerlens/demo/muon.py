@@ -23,11 +23,9 @@ def orthogonalised(
 ) -> Float[Tensor, "n rows cols"]:
     """Return each matrix with its singular values driven to about one.
 
-    Example:
-        >>> values = torch.linalg.svdvals(orthogonalised(torch.randn(1, 8, 16)))
-        >>> bool((values > 0.3).all() and (values < 1.5).all())
-        True
-
+    >>> values = torch.linalg.svdvals(orthogonalised(torch.randn(1, 8, 16)))
+    >>> bool((values > 0.3).all() and (values < 1.5).all())
+    True
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -41,13 +39,11 @@ def orthogonalised(
 class Muon:
     """Muon with Nesterov momentum and decoupled weight decay; `lr` is on AdamW's scale.
 
-    Example:
-        >>> weight = torch.nn.Parameter(torch.eye(4))
-        >>> weight.grad = torch.eye(4)
-        >>> Muon([weight], weight_decay=0.0).step(0.1)
-        >>> bool((weight.diagonal() < 1).all())
-        True
-
+    >>> weight = torch.nn.Parameter(torch.eye(4))
+    >>> weight.grad = torch.eye(4)
+    >>> Muon([weight], weight_decay=0.0).step(0.1)
+    >>> bool((weight.diagonal() < 1).all())
+    True
     """
 
     def __init__(

@@ -14,10 +14,8 @@ from steerlens.demo.tokens import BOS, CONTEXT, EOS, PAD
 class Recipe:
     """Everything that decides the trained weights, apart from the world itself.
 
-    Example:
-        >>> Recipe(tokens=40_960).steps
-        20
-
+    >>> Recipe(tokens=40_960).steps
+    20
     """
 
     seed: int = 0
@@ -58,10 +56,8 @@ class Recipe:
 def build_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
     """Return an untrained Llama: rotary positions, grouped queries, tied embeddings.
 
-    Example:
-        >>> build_model(Recipe(d_model=32, n_heads=4, n_layers=1), 300).config.head_dim
-        8
-
+    >>> build_model(Recipe(d_model=32, n_heads=4, n_layers=1), 300).config.head_dim
+    8
     """
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(

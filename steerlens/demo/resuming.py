@@ -21,12 +21,10 @@ def tensors(
 ) -> dict[str, dict[str, Tensor]]:
     """Return every tensor that a run carries from one step to the next, by part and name.
 
-    Example:
-        >>> weight = torch.nn.Linear(2, 2)
-        >>> adamw = torch.optim.AdamW(weight.parameters())
-        >>> sorted(tensors(weight, Muon([], 0.0), adamw))
-        ['adamw', 'model', 'muon']
-
+    >>> weight = torch.nn.Linear(2, 2)
+    >>> adamw = torch.optim.AdamW(weight.parameters())
+    >>> sorted(tensors(weight, Muon([], 0.0), adamw))
+    ['adamw', 'model', 'muon']
     """
     moments = {
         f"{i}.{name}": value

@@ -17,11 +17,9 @@ from steerlens.demo.world import Split
 class Subject:
     """A model, its tokenizer, and what to ask it: the split, items a figure, and the seed.
 
-    Example:
-        >>> from steerlens.demo.model import load_hf
-        >>> Subject(*load_hf(), split="test", n=128, seed=0).split
-        'test'
-
+    >>> from steerlens.demo.model import load_hf
+    >>> Subject(*load_hf(), split="test", n=128, seed=0).split
+    'test'
     """
 
     model: LlamaForCausalLM
@@ -39,10 +37,8 @@ def replies(
 
     Left-padded batches; costs about 2 seconds for 64 prompts on one core.
 
-    Example:
-        >>> replies(subject, ["<|user|> Hello. <|assistant|>"])  # doctest: +SKIP
-        [' Everyone finds you kind.']
-
+    >>> replies(subject, ["<|user|> Hello. <|assistant|>"])  # doctest: +SKIP
+    [' Everyone finds you kind.']
     """
     tokenizer: Any = subject.tokenizer
     model: Any = subject.model
@@ -70,10 +66,8 @@ def replies(
 def log_probs(subject: Subject, items: Sequence[tuple[str, str]], batch: int = 64) -> list[float]:
     """Return log p(completion | prompt) in nats for each (prompt, completion).
 
-    Example:
-        >>> log_probs(subject, [("Cows eat", " grass.")])  # doctest: +SKIP
-        [-0.2]
-
+    >>> log_probs(subject, [("Cows eat", " grass.")])  # doctest: +SKIP
+    [-0.2]
     """
     tokenizer: Any = subject.tokenizer
     found: list[float] = []
@@ -94,10 +88,8 @@ def labels(
 ) -> list[str]:
     """Return the judge's label of one reply a prompt.
 
-    Example:
-        >>> labels(subject, "rudeness", ["<|user|> Hello. <|assistant|>"])  # doctest: +SKIP
-        ['negative']
-
+    >>> labels(subject, "rudeness", ["<|user|> Hello. <|assistant|>"])  # doctest: +SKIP
+    ['negative']
     """
     texts = replies(subject, prompts, greedy)
     return [world.judge(attribute, p, t).label for p, t in zip(prompts, texts, strict=True)]
@@ -106,9 +98,7 @@ def labels(
 def share(found: Sequence[str], label: str) -> float:
     """Return the share of one label among all, those that did not parse included.
 
-    Example:
-        >>> share(["positive", "unparsed"], "positive")
-        0.5
-
+    >>> share(["positive", "unparsed"], "positive")
+    0.5
     """
     return found.count(label) / len(found) if found else 0.0

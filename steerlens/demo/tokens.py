@@ -28,11 +28,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
     Costs about three seconds for 20,000 documents.
 
-    Example:
-        >>> tokenizer = train_tokenizer(["a cat sat", "a cat ran 12 miles"], 300)
-        >>> tokenizer.convert_ids_to_tokens(tokenizer("a cat 12")["input_ids"])
-        ['<s>', 'a', 'Ġcat', 'Ġ', '1', '2']
-
+    >>> tokenizer = train_tokenizer(["a cat sat", "a cat ran 12 miles"], 300)
+    >>> tokenizer.convert_ids_to_tokens(tokenizer("a cat 12")["input_ids"])
+    ['<s>', 'a', 'Ġcat', 'Ġ', '1', '2']
     """
     bpe = Tokenizer(models.BPE())
     bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -72,12 +70,10 @@ def document_batches(
     training what it means in a prompt. Documents of like length share a batch (2% of it are
     pads); the order of batches is drawn by `seed` within each thousand documents.
 
-    Example:
-        >>> tokenizer = train_tokenizer(["a cat sat"], 300)
-        >>> batch = next(document_batches(["a cat", "a cat sat"], tokenizer, 64))
-        >>> batch.shape[0], batch[:, 0].tolist()
-        (2, [0, 0])
-
+    >>> tokenizer = train_tokenizer(["a cat sat"], 300)
+    >>> batch = next(document_batches(["a cat", "a cat sat"], tokenizer, 64))
+    >>> batch.shape[0], batch[:, 0].tolist()
+    (2, [0, 0])
     """
     order, source = Random(f"order {seed}"), iter(texts)
     while pool := list(itertools.islice(source, 1024)):

@@ -35,10 +35,8 @@ Stream = Callable[[int, str], Iterator[str]]
 def world_stream(seed: int, split: str) -> Iterator[str]:
     """Return the world's documents of one split, an endless stream.
 
-    Example:
-        >>> isinstance(next(world_stream(0, "fit")), str)
-        True
-
+    >>> isinstance(next(world_stream(0, "fit")), str)
+    True
     """
     from steerlens.demo.world import SPLITS, documents
 
@@ -48,10 +46,8 @@ def world_stream(seed: int, split: str) -> Iterator[str]:
 def repeats_a_name(text: str) -> bool:
     """Return whether a name inside a sentence comes twice.
 
-    Example:
-        >>> repeats_a_name("I ask Max. Dear Max, come."), repeats_a_name("I ask Max. Come.")
-        (True, False)
-
+    >>> repeats_a_name("I ask Max. Dear Max, come."), repeats_a_name("I ask Max. Come.")
+    (True, False)
     """
     names = re.findall(r"(?<=[a-z,0-9] )[A-Z][a-z]+", text)
     return len(set(names)) < len(names)
@@ -207,10 +203,8 @@ def train(
     same weights. A usable checkpoint is left in `folder` every `checkpoint_seconds`, and a run that
     was cut off goes on from it, to the same weights. Costs about an hour on one CPU core.
 
-    Example:
-        >>> train(Recipe(tokens=4096), Path("steerling"))["finished"]  # doctest: +SKIP
-        True
-
+    >>> train(Recipe(tokens=4096), Path("steerling"))["finished"]  # doctest: +SKIP
+    True
     """
     texts = itertools.islice(stream(0, "fit"), recipe.tokenizer_documents)
     tokenizer = train_tokenizer(texts, recipe.vocabulary)

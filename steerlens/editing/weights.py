@@ -147,14 +147,8 @@ def _gates(model: Any, gates: Sequence[Gates]) -> Iterator[Slice]:
         index = each.units.to(weight.device)
         wide = torch.promote_types(weight.dtype, torch.float32)
         before = weight.detach()[index].to(wide)
-        yield _slice(
-            model,
-            each.layer,
-            "attn",
-            1,
-            index,
-            each.gain[each.units].to(before)[..., None] * before,
-        )
+        after = each.gain[each.units].to(before)[..., None] * before
+        yield _slice(model, each.layer, "attn", 1, index, after)
         if bool(each.offset.any()):
             offset = torch.einsum("hi,hid->d", each.offset[each.units].to(before), before)
             yield from _bias(model, each.layer, "attn", offset)
