@@ -25,6 +25,7 @@ from steerlens.host import Host, device_of
 Block = Literal["attn", "mlp"]
 Place = tuple[int, Block]
 """A layer and a block of it."""
+_NORMS: dict[Block, str] = {"attn": "ln1", "mlp": "ln2"}
 _AFTER = ("Olmo2", "Olmo3", "Exaone4")
 """Architectures whose `ln1` and `ln2` stand after the block."""
 _PROBE = 1e3
@@ -141,7 +142,7 @@ class Components:
 
         A norm has `hook_scale` and `hook_normalized` under it.
         """
-        part, name = self.model.blocks[layer], {"attn": "ln1", "mlp": "ln2"}[block]
+        part, name = self.model.blocks[layer], _NORMS[block]
         if hasattr(part, f"{name}_post"):
             return f"blocks.{layer}.{name}_post"
         return f"blocks.{layer}.{name}" if self._norms_follow else None
@@ -165,11 +166,10 @@ class Components:
 
     @cached_property
     def _after(self) -> dict[tuple[int, Block], Norm | None]:
-        names: dict[Block, str] = {"attn": "ln1", "mlp": "ln2"}
         after = self._norms_follow
         found: dict[tuple[int, Block], Norm | None] = {}
         for layer, part in enumerate(self.model.blocks):
-            for block, name in names.items():
+            for block, name in _NORMS.items():
                 module = getattr(part, f"{name}_post", getattr(part, name, None) if after else None)
                 found[layer, block] = None if module is None else self._norm(module)
         return found

@@ -55,6 +55,16 @@ def effect_size(
     return float((positive.mean() - negative.mean()) / spread)
 
 
+def largest(values: Float[Tensor, "row column"], n: int) -> list[tuple[int, int]]:
+    """Return the places of the `n` largest values, whatever their sign, the largest first.
+
+    >>> largest(torch.tensor([[1.0, -3.0], [2.0, 0.0]]), 2)
+    [(0, 1), (1, 0)]
+    """
+    order = values.abs().flatten().argsort(descending=True, stable=True)[:n].tolist()
+    return [divmod(i, values.shape[1]) for i in order]
+
+
 def resampled_rows(
     count: int, generator: torch.Generator, resamples: int = 1000
 ) -> Int[Tensor, "count resamples"]:

@@ -158,6 +158,18 @@ def pad(model: Host, items: Sequence[Encoded], device: torch.device | None = Non
     return Batch(tokens.to(device), real.to(device), lengths.to(device))
 
 
+def predicting(batch: Batch, starts: Int[Tensor, " batch"]) -> Bool[Tensor, "batch pos"]:
+    """Return the positions that predict each text's tokens from a start on, or what comes after it.
+
+    >>> batch = Batch(torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), torch.tensor([2]))
+    >>> predicting(batch, batch.prompt_lengths)
+    tensor([[False,  True,  True, False]])
+    """
+    index = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    first, last = starts[:, None] - 1, batch.real.sum(1, keepdim=True) - 1
+    return (index >= first) & (index < last.maximum(first + 1))
+
+
 def batches(
     model: Host, items: Sequence[Encoded], *, batch_tokens: int, device: torch.device | None = None
 ) -> Iterator[tuple[list[int], Batch]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from steerlens.cards import card, count, number, share
 from steerlens.errors import UnknownNameError, nearest
 from steerlens.moments import Moments
+from steerlens.statistics import largest
 
 if TYPE_CHECKING:
     import pandas
@@ -88,9 +89,7 @@ class Effect:
         known = {"part": self.heads} | {name: self.responses[name].mean for name in HEADS}
         if by not in known:
             raise UnknownNameError(f"Heads have no {by!r}; {nearest(by, known)}.")
-        values = known[by].abs()
-        best = values.flatten().argsort(descending=True, stable=True)[:n].tolist()
-        return [divmod(i, values.shape[1]) for i in best]
+        return largest(known[by], n)
 
     def frame(self) -> pandas.DataFrame:
         """Return a tidy table of layers, heads and MLPs.
@@ -130,13 +129,11 @@ class Effect:
         if "neurons" not in self.parts:
             return pandas.DataFrame(columns=["layer", "neuron", "part", "se", "change"])
         each, moved = self.parts["neurons"], self.responses["neurons"]
-        best = each.mean.abs().flatten().argsort(descending=True, stable=True)[:n].tolist()
-        places = [divmod(i, each.mean.shape[1]) for i in best]
         return pandas.DataFrame(
             [
                 {"layer": place[0], "neuron": place[1], "change": float(moved.mean[place])}
                 | _with_error("part", each, place)
-                for place in places
+                for place in largest(each.mean, n)
             ]
         )
 

@@ -24,6 +24,7 @@ from steerlens.moments import Moments
 from steerlens.passes import telling
 from steerlens.rows import at_rows
 from steerlens.running import running
+from steerlens.statistics import largest
 from steerlens.steering import Steering
 from steerlens.text import Batch, Item, batches
 
@@ -59,10 +60,8 @@ class Mediation:
 
     def top(self, n: int = 5) -> list[Place]:
         """Return the n components that carry most (largest first), as (layer, head or None)."""
-        carried = self.carried.abs()
-        order = carried.flatten().argsort(descending=True, stable=True)[:n].tolist()
-        mlp = carried.shape[1] - 1
-        return [(i // (mlp + 1), None if i % (mlp + 1) == mlp else i % (mlp + 1)) for i in order]
+        mlp = self.without.shape[1] - 1
+        return [(layer, None if i == mlp else i) for layer, i in largest(self.carried, n)]
 
     def frame(self) -> pandas.DataFrame:
         """Return a table: `layer`, `component`, `carried`, `se`, and `alone` where it was asked."""

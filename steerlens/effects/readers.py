@@ -19,13 +19,14 @@ from steerlens.components import Norm, components
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host, split_name
+from steerlens.statistics import largest
 
 if TYPE_CHECKING:
     import pandas
 
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-"""Sites whose vectors are of the stream."""
+"""Sites whose vectors are of the stream, and at which what is written goes to it as it is."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -51,11 +52,9 @@ class Readers:
 
     def top(self, n: int = 5, by: str = "v") -> list[tuple[int, int]]:
         """Return the n heads that read it most by `q`, `k`, `v` or |`copies`|: (layer, head)."""
-        values = getattr(self, by).abs() if by in ("q", "k", "v", "copies") else None
-        if values is None:
+        if by not in ("q", "k", "v", "copies"):
             raise BadInputError(f"Heads read by q, k or v, and copy; there is no {by!r}.")
-        order = values.flatten().argsort(descending=True, stable=True)[:n].tolist()
-        return [(self.first + i // values.shape[1], i % values.shape[1]) for i in order]
+        return [(self.first + layer, head) for layer, head in largest(getattr(self, by), n)]
 
     def frame(self) -> pandas.DataFrame:
         """Return a table: `layer`, `head`, `q`, `k`, `v`, `copies`."""

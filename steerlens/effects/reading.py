@@ -11,15 +11,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steerlens.effects.readers import STREAM
 from steerlens.errors import HookError
-from steerlens.host import FwdHooks, Host
+from steerlens.host import FwdHooks, Host, hook_name
 from steerlens.passes import telling
 from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Batch
-
-STREAM = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
-"""Hook points at which what is written goes to the stream as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,9 @@ def read(
     """
     layers, own = range(model.cfg.n_layers), _written(model, steering)
     before, after = _Reader(mask), _Reader(mask)
-    outer = before.hooks("blocks.0.hook_resid_pre", *_each(layers, *STREAM[-2:]), *own)
+    outer = before.hooks(
+        "blocks.0.hook_resid_pre", *_each(layers, "hook_attn_out", "hook_mlp_out"), *own
+    )
     inner = after.hooks(
         *_each(layers, "attn.hook_z", "attn.hook_pattern", "hook_resid_post"),
         *(_each(layers, "mlp.hook_post") if neurons else ()),
@@ -102,7 +102,7 @@ def _written(model: Host, steering: Steering | None) -> list[str]:
     if steering is None:
         return []
     points = model.hook_dict
-    every = (f"blocks.{layer}.{site}" for layer in range(model.cfg.n_layers) for site in STREAM)
+    every = (hook_name(site, layer) for layer in range(model.cfg.n_layers) for site in STREAM)
     names = {id(points[name]): name for name in every if name in points}
     found = (names.get(id(points[leaf.hook_name])) for leaf in steering.interventions)
     return [name for name in dict.fromkeys(found) if name is not None]

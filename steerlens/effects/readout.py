@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.host import Host
-from steerlens.text import Batch, Encoded, encode
+from steerlens.text import Batch, Encoded, encode, predicting
 
 Answers = tuple[str, str]
 """What goes on with a prompt: the answer to lean to, and the other one."""
@@ -115,9 +115,4 @@ def scored(batch: Batch, kind: str) -> Bool[Tensor, "batch pos"]:
 
     Of a prompt without a completion, and of every prompt with answers, it is the last token.
     """
-    index = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    ends = batch.real.sum(1, keepdim=True)
-    if kind == "answers":
-        return index == ends - 1
-    first = batch.prompt_lengths[:, None] - 1
-    return (index >= first) & (index < (ends - 1).maximum(first + 1))
+    return predicting(batch, batch.real.sum(1) if kind == "answers" else batch.prompt_lengths)

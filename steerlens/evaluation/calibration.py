@@ -278,7 +278,7 @@ def _limit(steering: Steering, sign: int) -> float:
         largest = _largest(leaf.coeff) * _largest(leaf.gate)
         if scales != "amplitude" and largest > 0:
             whole = 1.0 if scales == "share" else pi
-            # One step below, where a quotient's rounding could pass the range.
+            # A little below, where a quotient's rounding could pass the range.
             limit = min(limit, whole if largest == 1 else whole / largest * (1 - 1e-6))
     return limit
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.errors import BadInputError
@@ -16,7 +16,7 @@ from steerlens.host import Host, device_of
 from steerlens.rows import at_rows
 from steerlens.running import running
 from steerlens.steering import Steering
-from steerlens.text import Batch, Encoded, batches, encode
+from steerlens.text import Encoded, batches, encode, predicting
 
 Pair = tuple[list[Encoded], list[Encoded]]
 """The positive and the negative side's items."""
@@ -90,7 +90,7 @@ class Gap:
         for numbers, batch in batches(
             self.model, items, batch_tokens=self.batch_tokens, device=device
         ):
-            mask = _from(batch, [starts[i] for i in numbers])
+            mask = predicting(batch, torch.tensor([starts[i] for i in numbers], device=device))
             with ExitStack() as stack:
                 if steering is not None:
                     here = at_rows(steering, [rows[i] for i in numbers], 1, max(rows) + 1)
@@ -103,14 +103,6 @@ class Gap:
                 )
                 found[i] = _chosen(part, ids).cpu()
         return [found[i] for i in range(len(items))]
-
-
-def _from(batch: Batch, starts: Sequence[int]) -> Bool[Tensor, "batch pos"]:
-    """The positions that predict the tokens from a start on, or the one past a text's end."""
-    index = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    first = torch.tensor(starts, device=index.device)[:, None] - 1
-    last = batch.real.sum(1, keepdim=True) - 1
-    return (index >= first) & (index < last.maximum(first + 1))
 
 
 def _chosen(
