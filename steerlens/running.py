@@ -62,6 +62,7 @@ def running(
         elif not may_miss:
             _check_picked(session)
             _check_opened(session)
+            _check_overflow(session)
             _check_order(session)
 
 
@@ -122,3 +123,14 @@ def _check_opened(session: Session) -> None:
         ran = each.leaf.hook_name in session.fired
         if ran and each.opened is not None and not each.opened:
             warnings.warn(f"The gate of {each.leaf!r} never opened.", stacklevel=4)
+
+
+def _check_overflow(session: Session) -> None:
+    """Warn of hook points where what was written does not fit float16."""
+    for name, overflowed in session.overflowed.items():
+        if bool(overflowed):
+            warnings.warn(
+                f"What was written at {name!r} overflowed float16 and became infinite. Lower the "
+                "strength, or load the model in bfloat16 or float32.",
+                stacklevel=4,
+            )

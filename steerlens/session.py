@@ -78,6 +78,8 @@ class Session:
         self._points = {name: id(points[name]) for name in (*self.names, *self.reads)}
         self.fired: dict[str, int] = {}
         """The latest pass in which each point was written."""
+        self.overflowed: dict[str, Tensor] = {}
+        """Whether writing made infinity of what was finite, in float16."""
         self._read: dict[str, tuple[int, Tensor]] = {}
         self._known: dict[tuple[int, torch.device, torch.dtype], Strength] = {}
         self._known_in = -1
@@ -115,7 +117,11 @@ class Session:
 
         def write(activation: Tensor, hook: Any) -> Tensor:
             self._arrive(name, activation)
-            return applied(activation, change(expression, _wide(activation), leaf_change))
+            after = applied(activation, change(expression, _wide(activation), leaf_change))
+            if activation.dtype == torch.float16:
+                lost = activation.isfinite().all() & ~after.isfinite().all()
+                self.overflowed[name] = lost | self.overflowed.get(name, lost)
+            return after
 
         leaf_change = self._leaf_change
         return write

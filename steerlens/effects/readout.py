@@ -45,7 +45,17 @@ class Readout:
         base: Float[Tensor, "scored d_vocab"],
         steered: Float[Tensor, "scored d_vocab"],
     ) -> Float[Tensor, "scored d_vocab"]:
-        """Return the weights at each scored token; `rows` is the prompt that each belongs to."""
+        """Return the weights at each scored token; `rows` is the prompt that each belongs to.
+
+        Raises BadInputError where a logit of base or steered is NaN.
+        """
+        for name, logits in (("unsteered", base), ("steered", steered)):
+            if bool(logits.isnan().any()):
+                remedy = "Steer less, or load" if name == "steered" else "Load"
+                raise BadInputError(
+                    f"The {name} model's logits are NaN on these prompts, so there is no effect to "
+                    f"tell: it overflows. {remedy} it in bfloat16 or float32."
+                )
         if self.given is not None:
             return self.given.to(base.device).expand_as(base)
         if self.each is None:

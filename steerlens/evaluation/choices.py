@@ -225,7 +225,8 @@ def score(
     right, wrong = log_probs[:, list(item.right)], log_probs[:, list(item.wrong)]
     if measure == "accuracy":
         lead = right.max(1).values - wrong.max(1).values
-        return lead.sign() / 2 + 0.5  # NaN where a logit overflowed
+        # The sign of NaN, where a logit overflowed, is 0: it must not pass for a tie.
+        return torch.where(lead.isnan(), lead, lead.sign() / 2 + 0.5)
     if measure == "probability":
         return (right.logsumexp(1) - log_probs.logsumexp(1)).exp()
     if measure == "log_probability":

@@ -39,7 +39,8 @@ def base_items(
     """Return prompts with a completion of the base model's, sampled once, at temperature 1.
 
     An item that carries a completion keeps it. A completion that the model ended has its EOS, for
-    that is a token that it chose. Raises BadInputError without prompts. Cost: one `generate`.
+    that is a token that it chose. Raises BadInputError without prompts, and where the model
+    overflows on them. Cost: one `generate`.
 
     >>> [item] = base_items(model, ["a good day"], max_new_tokens=4)
     >>> item.prompt_length < len(item.tokens)
@@ -59,6 +60,11 @@ def base_items(
             batch_rows=batch_rows,
             progress=progress,
         )
+        if any(each.overflowed for each in made):
+            raise BadInputError(
+                "The unsteered model's logits are NaN on these prompts, so a dose has nothing to "
+                "start from: it overflows. Load it in bfloat16 or float32."
+            )
         eos = token_id(model, "eos")
         for i, each in zip(bare, made, strict=True):
             ended = eos is not None and len(each.new_tokens) < max_new_tokens

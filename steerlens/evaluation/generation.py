@@ -60,8 +60,8 @@ def completions(
       Prompts of one number are drawn with the same dice.
 
     A completion ends before EOS. Raises BadInputError on a prompt that carries a completion, on
-    `coeffs` without a steering, and where these or `numbers` are not one a prompt. Cost: one
-    `generate` a batch.
+    `coeffs` without a steering, where these or `numbers` are not one a prompt, and on completions
+    that would run past the model's context. Cost: one `generate` a batch.
 
     >>> [made] = completions(model, ["a good day"], steering, max_new_tokens=4, temperature=0)
     >>> len(made.new_tokens) <= 4
@@ -85,6 +85,7 @@ def completions(
             f"or more; got {max_new_tokens}, {batch_rows} and {temperature}."
         )
     encoded = [_prompt(model, number, item) for number, item in enumerate(prompts)]
+    _check_room(model, encoded, max_new_tokens)
     new: list[list[int]] = []
     overflowed: set[int] = set()
     bar = tqdm(total=len(prompts), desc="completions", disable=not progress)
@@ -101,6 +102,19 @@ def completions(
         replace(_completion(model, item, before, ids), overflowed=row in overflowed)
         for row, (item, before, ids) in enumerate(made)
     ]
+
+
+def _check_room(model: Host, prompts: Sequence[Encoded], max_new_tokens: int) -> None:
+    """Raise BadInputError where a completion would run past the model's context."""
+    room, longest = (
+        getattr(model.cfg, "n_ctx", None),
+        max((len(each.tokens) for each in prompts), default=0),
+    )
+    if room is not None and longest + max_new_tokens > room:
+        raise BadInputError(
+            f"{max_new_tokens} new tokens after a prompt of {longest} do not fit the model's "
+            f"context of {room}. Shorten the prompt, or lower max_new_tokens."
+        )
 
 
 def _prompt(model: Host, number: int, item: Item) -> Encoded:
