@@ -77,7 +77,14 @@ class Contrast:
         and `question, answer_matching_behavior, answer_not_matching_behavior`. Raises
         BadInputError with the line's number where a line is none of these.
         """
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        try:
+            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        except FileNotFoundError:
+            raise BadInputError(f"There is no file {path}.") from None
+        except (UnicodeDecodeError, IsADirectoryError) as error:
+            raise BadInputError(f"{path} is no text in UTF-8: {error}.") from None
+        if not any(map(str.strip, lines)):
+            raise BadInputError(f"{path} is empty; a contrast needs a pair or more.")
         return cls.from_pairs(
             _pair(line, f"{path}, line {number}")
             for number, line in enumerate(lines, 1)
@@ -175,6 +182,8 @@ def _pair(line: str, where: str) -> tuple[Item, Item]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise BadInputError(f"{where} is not JSON: {error}.") from None
+    except RecursionError:
+        raise BadInputError(f"{where} is nested too deeply.") from None
     for fields in _FIELDS:
         if isinstance(record, dict) and all(isinstance(record.get(f), str) for f in fields):
             *prompt, positive, negative = (record[field] for field in fields)

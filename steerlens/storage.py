@@ -19,6 +19,8 @@ from steerlens.errors import BadInputError
 
 VERSION = 2
 """Of the layout of files: 2 added hashes, and 1 is read as it is. A later one is refused."""
+_SEAL = "sha256 of the rest"
+"""The name of a description's hash of itself."""
 _LONGEST = 90_000_000
 """Bytes of a description: safetensors reads no header beyond 100 MB."""
 
@@ -73,7 +75,7 @@ def signed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str,
     own = {"version": VERSION, "library": version("steerlens")}
     hashes = {name: hash_of(each) for name, each in tensors.items()}
     whole = {**own, **about, "sha256": hashes}
-    text = json.dumps(whole | {"sha256 of the rest": _hash_about(whole)})
+    text = json.dumps(whole | {_SEAL: _hash_about(whole)})
     if len(text.encode()) > _LONGEST:
         raise BadInputError(
             f"The {about['kind']} takes {len(text):,} characters to describe, and a file holds "
@@ -98,7 +100,8 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     about, tensors = _opened(path, kind)
     hashes = about.pop("sha256", None)
-    if about["version"] > 1 and {name: hash_of(each) for name, each in tensors.items()} != hashes:
+    hashed = about["version"] > 1 or hashes is not None
+    if hashed and hashes != {name: hash_of(each) for name, each in tensors.items()}:
         raise BadInputError(_changed(path))
     return tensors, about
 
@@ -148,15 +151,15 @@ def _checked(path: str | Path, metadata: Mapping[str, str], kind: str | None) ->
         raise BadInputError(f"{path} was not written by SteerLens: it holds tensors alone.")
     if kind is not None and about["kind"] != kind:
         raise BadInputError(f"{path} holds {about['kind']!r}, and {kind!r} is wanted.")
-    layout = about.get("version", 0)
-    if layout not in range(VERSION + 1):
+    layout, sealed = about.get("version"), about.pop(_SEAL, None)
+    if layout not in range(1, VERSION + 1):
         raise BadInputError(
             f"{path} was written by a later SteerLens (layout {layout}, this one reads up to "
             f"{VERSION}). Install a newer one."
         )
-    if layout > 1 and about.pop("sha256 of the rest", None) != _hash_about(about):
+    if (layout != 1 or sealed is not None) and sealed != _hash_about(about):
         raise BadInputError(_changed(path))
-    return {**about, "version": layout}
+    return about
 
 
 def _changed(path: str | Path) -> str:

@@ -48,6 +48,12 @@ class Scores:
     """What the component's difference of means does to the metric on the negative side, to
     first order."""
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError where the scores are not of the same components."""
+        shapes = {tuple(each.shape) for each in vars(self).values() if each is not None}
+        if len(shapes) > 1:
+            raise BadInputError(f"Scores are (layer, unit) each; got {sorted(shapes)}.")
+
 
 SCORES: tuple[str, ...] = tuple(each.name for each in fields(Scores))
 
@@ -72,6 +78,16 @@ class Attribution:
     """What it was read in: "64 pairs"."""
     positions: str
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError where heads and neurons have other layers, or other scores."""
+        told = [
+            (len(each.auc), [name for name in SCORES if getattr(each, name) is None])
+            for each in (self.heads, self.neurons)
+            if each is not None
+        ]
+        if told[0] != told[-1]:
+            raise BadInputError("Heads and neurons have the same layers and the same scores.")
 
     def frame(self) -> pandas.DataFrame:
         """Return a tidy table, a line a component: by layer, heads before neurons, then index.

@@ -14,12 +14,15 @@ from steerlens.components import Block
 from steerlens.editing.factors import Embeddings, Factors, Gates, Place
 from steerlens.errors import BadInputError
 from steerlens.host import Host
+from steerlens.packing.classes import fits, hints
 from steerlens.provenance import Allow, allowed, check_same_model, provenance
 
 if TYPE_CHECKING:
     from steerlens.editing.value import Edit
 
 KIND = "edit"
+_TENSORS = ("factors", "gates", "embeddings", "importance")
+"""What the names of an edit's tensors begin with."""
 
 
 def save(edit: Edit, path: str | Path) -> None:
@@ -73,12 +76,26 @@ def load(kind: type[Edit], path: str | Path, model: Host | None, allow: Allow) -
             reasons={_place(each[:2]): each[2] for each in about["reasons"]},
             provenance=about["provenance"],
         )
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise BadInputError(f"{path} is no whole edit: {error}.") from None
+        for part in (edit, *edit.factors, *edit.gates, edit.embeddings):
+            _check_fields(part)
+        unread = sorted(name for name in tensors if name.split(".")[0] not in _TENSORS)
+        if unread:
+            raise BadInputError(f"nothing names its tensor {unread[0][:60]!r}")
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError, RuntimeError) as error:
+        told = str(error).removesuffix(".").replace("\n", " ")
+        raise BadInputError(f"{path} is no whole edit: {told}.") from None
     if model is None:
         return edit
     check_same_model(model, edit.provenance, f"The edit in {path}", allow)
     return replace(edit, provenance=_moved(edit.provenance, provenance(model), allowed(allow)))
+
+
+def _check_fields(part: Any) -> None:
+    """Raise BadInputError where a field is not what its annotation asks for."""
+    kind: Any = type(part)
+    for name, hint in hints(kind).items() if part is not None else ():
+        if not fits(getattr(part, name), hint):
+            raise BadInputError(f"its {name} is no {hint}")
 
 
 def _moved(

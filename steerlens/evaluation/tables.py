@@ -66,6 +66,6 @@ def unpacked(found: dict[str, Any], path: str | Path) -> pandas.DataFrame:
         }
         table = pandas.DataFrame(columns)
         table.attrs = dict(found["attrs"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise BadInputError(f"{path} is no whole table: {error}.") from None
     return table

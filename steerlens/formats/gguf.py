@@ -2,7 +2,7 @@
 
 The reader believes no number of a file before it has seen that the file is long enough for it, so
 that what it allocates is bounded by the file. (The `gguf` package's, at 0.19.0, takes lengths on
-trust: 43 bytes can keep it busy for good.) Layout: ggml's gguf specification, versions 2 and 3.
+trust: 49 bytes keep it busy for good.) Layout: ggml's gguf specification, versions 2 and 3.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from steerlens.basis import Basis
 from steerlens.cards import card, count, number, share
 from steerlens.directions import Direction, Directions
 from steerlens.directions.collection import listed
+from steerlens.errors import BadInputError
 from steerlens.methods.composing import composed
 from steerlens.positions import Positions
 from steerlens.steering import Steering
@@ -53,6 +54,15 @@ class Adaptation:
     """How many examples were wrong without steering."""
     right: int
     positions: Positions = "everywhere"
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError where the trials are not of this basis, or the best is none."""
+        if any(len(trial.weights) != len(self.basis) for trial in self.trials):
+            raise BadInputError(
+                f"Trials have {len(self.basis)} weights, one a vector of the basis."
+            )
+        if not 0 <= self.chosen < len(self.trials):
+            raise BadInputError(f"The best is one of {len(self.trials)} trials; got {self.chosen}.")
 
     @property
     def best(self) -> Trial:

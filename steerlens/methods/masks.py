@@ -53,6 +53,12 @@ class Mask:
     """What it was found in: "64 pairs"."""
     name: str = "sadi"
 
+    def __post_init__(self) -> None:
+        """Raise BadInputError where what is chosen and the scores are not of the same units."""
+        if self.chosen.shape != self.scores.shape:
+            shapes = tuple(self.chosen.shape), tuple(self.scores.shape)
+            raise BadInputError(f"A mask and its scores are (layer, unit) both; got {shapes}.")
+
     @property
     def k(self) -> int:
         """How many units are selected."""

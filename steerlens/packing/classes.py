@@ -83,7 +83,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in inner
     if origin is tuple and inner[-1] is not Ellipsis:
-        return isinstance(value, tuple) and [*map(fits, value, inner)] == [True] * len(inner)
+        long = isinstance(value, tuple) and len(value) == len(inner)
+        return long and all(map(fits, value, inner))
     if origin in (tuple, Sequence):
         listed = isinstance(value, origin) and not isinstance(value, str)
         return listed and all(fits(each, inner[0]) for each in value)
