@@ -23,7 +23,7 @@ def main() -> None:
     photograph(views.logit_lens(names["lens"]), "lens.png", 620, 380)
     rows = [names["sentiment"]["resid_post", layer] for layer in (0, 2, 4)]
     live = views.projections(names["model"], rows, names["text"])
-    photograph(replace(live, element=None, props=None), "projections.png", 940, 250)
+    photograph(replace(live, element=None, props=None), "projections.png", 880, 250)
     photograph(names["view"], "dose.png", 720, 930)
 
 

@@ -131,6 +131,8 @@ def _freedom(gaps: Float[Tensor, "seed item"]) -> tuple[float, float]:
 def mean_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> tuple[float, Interval]:
     """Return the mean with its bootstrap 95% interval; for paired data, give differences.
 
+    Widened for few values, as Student's t is (`expanded_level`).
+
     >>> mean, (low, high) = mean_interval(torch.arange(100.0))
     >>> low < mean < high
     True
@@ -139,7 +141,7 @@ def mean_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> tuple[float,
         raise BadInputError(f"A bootstrap needs two items or more; there are {len(values)}.")
     generator = torch.Generator().manual_seed(seed)
     rows = resampled_rows(len(values), generator)
-    return float(values.mean()), band(values[rows].mean(0))
+    return float(values.mean()), band(values[rows].mean(0), expanded_level(len(values)))
 
 
 def share_interval(count: int, total: int) -> Interval:

@@ -46,14 +46,14 @@ def test_band_holds_its_share() -> None:
 
 
 def test_intervals_cover() -> None:
-    """Of 200 samples of 40, the 95% interval of the mean holds the true one about 95% of times."""
+    """Of 1,000 samples of 10, 95% of intervals hold the true mean; of plain ones 91% do."""
     generator = torch.Generator().manual_seed(0)
     covered = 0
-    for seed in range(200):
-        mean, (low, high) = mean_interval(torch.randn(40, generator=generator), seed=seed)
+    for seed in range(1000):
+        mean, (low, high) = mean_interval(torch.randn(10, generator=generator), seed=seed)
         assert low < mean < high
         covered += low < 0 < high
-    assert 178 <= covered <= 198
+    assert 930 <= covered <= 970
 
 
 def test_one_item_has_no_interval() -> None:

@@ -50,7 +50,8 @@ class TracedText:
     @property
     def strength(self) -> Float[Tensor, "intervention batch pos"]:
         """Coefficient times gate; 0 where nothing was written, NaN where nothing was recorded."""
-        return torch.where(self.gate == 0, 0, self.coeff * self.gate)
+        shut = (self.gate == 0) | (self.coeff == 0)  # infinity times 0 is not a number
+        return torch.where(shut, 0, self.coeff * self.gate)
 
     @property
     def share(self) -> Float[Tensor, "intervention batch pos"]:
