@@ -7,7 +7,7 @@ PINS := requirements/$(TL).txt
 HASH := $(shell cat $(PINS) pyproject.toml | cksum | cut -d' ' -f1)
 READY := $(VENV)/.ready-$(HASH)
 
-.PHONY: demo test test-host test-notebooks lint types docs pictures notebooks bench install clean
+.PHONY: demo test test-host test-notebooks lint types docs build pictures notebooks bench install clean
 
 demo: $(READY)
 	$(RUN) -m steerlens demo
@@ -30,6 +30,9 @@ types: $(READY)
 
 docs: $(READY)
 	$(RUN) -m sphinx --fail-on-warning --quiet -b html docs docs/_build
+
+build: $(READY)
+	$(RUN) -m build --no-isolation
 
 pictures: $(READY)
 	$(RUN) docs/pictures.py

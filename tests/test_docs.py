@@ -25,6 +25,7 @@ PAGES = {
     "docs/effects.md": ["logit of the first answer above the second", "L2H7"],
     "docs/editing.md": ["hooks and weights the same", "a fresh load gives the edited logits"],
     "docs/methods.md": ["6 of 6 hook points kept", "Condition(score at"],
+    "CONTRIBUTING.md": ["affine(128 entries)", "Calibrated("],
     "docs/adapting.md": ["Adaptation(", "prompts held out"],
     "docs/files.md": ["this model is 'another'", "cannot be handed on", "3.0", "True"],
 }
@@ -41,6 +42,8 @@ def test_the_first_cell_runs() -> None:
     names: dict[str, object] = {}
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(blocks("README.md")[0], names)
+        names["text"] = "On Friday I got the meal."
+        exec(blocks("README.md")[-1], names)
     assert "steered" not in said.getvalue()
     assert len(said.getvalue()) > 40
 
@@ -56,6 +59,12 @@ def test_the_page_runs(page: str) -> None:
             exec(compile(block, f"{page}, block {number}", "exec"), names)
     for words in PAGES[page]:
         assert words in said.getvalue()
+
+
+def test_no_page_with_code_is_left_out() -> None:
+    """Of README the first cell and the last run; what loads GPT-2 needs a network."""
+    pages = {str(page.relative_to(ROOT)) for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
+    assert {page for page in pages if blocks(page)} == {*PAGES, "README.md"}
 
 
 def test_links_lead_somewhere() -> None:
