@@ -59,11 +59,12 @@ def test_a_fresh_linear_probe_finds_nothing(
     z = torch.cat([torch.ones(len(case[0])), -torch.ones(len(case[1]))]).double()
     x, z = x - x.mean(0), z - z.mean()
     weights = torch.linalg.pinv(x, rtol=1e-3) @ z
-    assert float((x @ weights).square().mean()) < 1e-6
+    erased = float((x @ weights).square().mean())
+    assert erased < 1e-6
     untouched = torch.cat(case).double()
     untouched = untouched - untouched.mean(0)
     found = untouched @ (torch.linalg.pinv(untouched, rtol=1e-3) @ z)
-    assert float(found.square().mean()) > 1e-3
+    assert float(found.square().mean()) > 100 * erased
 
 
 @laws
