@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import collecting
+from benchmarks import candidates, collecting, components, importing, stepping
 from benchmarks.results import Row
 
 Case = Callable[[bool], Iterator[Row]]
 CASES: dict[str, Case] = {
     "all-layers": collecting.all_layers,
     "one-layer": collecting.one_layer,
+    "steps": stepping.steps,
+    "edits": components.edits,
+    "attribution": components.attribution,
+    "rows": candidates.rows,
+    "imports": importing.imports,
+    "hosts": stepping.hosts,
 }
 """In the order in which they run. Each has its mark in docs/performance.md."""

@@ -67,7 +67,7 @@ def folder(shape: Shape) -> Path:
     found = WORKSPACE / f"{shape.architecture}-{shape.n_layers}x{shape.d_model}"
     if not (found / "tokenizer.json").exists():
         torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(_config(shape))
+        model = transformers.AutoModelForCausalLM.from_config(config(shape))
         model.save_pretrained(found)
         words = {f"w{i}": i for i in range(shape.d_vocab)}
         backend = Tokenizer(WordLevel(words, unk_token="w0"))
@@ -77,7 +77,7 @@ def folder(shape: Shape) -> Path:
     return found
 
 
-def _config(shape: Shape) -> Any:
+def config(shape: Shape) -> Any:
     ids = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
     if shape.architecture == "gpt2":
         return transformers.GPT2Config(

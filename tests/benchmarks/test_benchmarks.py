@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu
 from benchmarks.measuring import Figure, Goal, interleaved, median, ratio
 from benchmarks.registry import CASES
 from benchmarks.results import PAGE, TABLE, Result, Row, load, save, table, write_page
@@ -83,7 +84,7 @@ def test_a_case_is_kept_and_put_where_its_mark_is(tmp_path: Path) -> None:
 
 def test_every_case_has_its_mark_on_the_page() -> None:
     marked = [case for _, case, _ in TABLE.findall(PAGE.read_text(encoding="utf-8"))]
-    assert sorted(marked) == sorted(CASES)
+    assert sorted(marked) == sorted([*CASES, "gpu"])
 
 
 def test_a_peak_is_of_the_run_alone() -> None:
@@ -104,7 +105,18 @@ def test_a_run_that_cannot_be_set_up_says_why() -> None:
 @pytest.mark.host
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_runs(case: str) -> None:
-    rows = list(CASES[case](True))
+    _check(list(CASES[case](True)))
+
+
+@pytest.mark.host
+def test_what_a_gpu_is_asked_runs_without_one() -> None:
+    rows = list(gpu.rows(True))
+    _check(rows)
+    [waits] = [row for row in rows if "waits" in row.what]
+    assert waits.verdict == "met"
+
+
+def _check(rows: list[Row]) -> None:
     assert rows
     for row in rows:
         assert row.figure is None or row.figure.value >= 0
