@@ -143,10 +143,9 @@ def _equal(tiny: bool, layers_of: Callable[[Shape], Sequence[int]], goal: Goal) 
         pairs, layers = equal_pairs(shape, n, length), layers_of(shape)
         for host in shapes.hosts():
             model = shapes.build(shape, host)
-            sides = [torch.tensor(side) for side in (pairs.positive, pairs.negative)]
             rows = [*pairs.positive, *pairs.negative]
             runs: dict[str, Run] = {
-                "limit": partial(limit, model, sides, max(layers)),
+                "limit": partial(limit, model, [torch.tensor(rows)], max(layers)),
                 "SteerLens": found(model, pairs, layers),
                 "filtered": partial(cached, model, rows, layers, filtered=True),
             }
