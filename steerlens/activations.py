@@ -21,6 +21,7 @@ from steerlens.host import HookNames, Host, check_by_token, device_of, hook_name
 from steerlens.moments import Moments, merge
 from steerlens.passes import hooked
 from steerlens.positions import Positions
+from steerlens.prefixes import pass_room
 from steerlens.reading import Picker, Picks, Reader, Reading, columns_of
 from steerlens.sharing import Stretch, carry_out, planned
 from steerlens.text import Batch, Item, batches, encode
@@ -88,7 +89,7 @@ def collect(
     positions: Positions | None = None,
     *,
     max_examples: int = 1024,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Activations:
@@ -97,9 +98,10 @@ def collect(
     The vector is the mean over the positions picked: by default the completion's tokens where
     an item has a completion, else its last token. Moments cover all items; at most
     `max_examples` vectors a hook point are kept (a seeded sample), whose size the progress bar
-    tells as soon as the first batch is read. The pass stops at the highest layer read. What items
-    share at their beginning, before anything is read, is computed once where that is cheaper and
-    no hook of anybody's is on.
+    tells as soon as the first batch is read. A pass holds `batch_tokens`, padding among them: 1,024
+    on a CPU and 4,096 on a GPU, unless they are given. It stops at the highest layer read. What
+    items share at their beginning, before anything is read, is computed once where that is cheaper
+    and no hook of anybody's is on.
 
     Raises BadInputError where positions pick nothing in an item or activations are not finite,
     UnknownNameError for a hook point the host lacks, HookError for one that never fired.
@@ -128,7 +130,7 @@ def collect_sides(
     positions: Positions | None = None,
     *,
     max_examples: int = 1024,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> list[Activations]:
@@ -140,7 +142,7 @@ def collect_sides(
     >>> one
     Activations(1 item at ... hook points, last_prompt_token)
     """
-    names = _names(model, hook_names)
+    names, batch_tokens = _names(model, hook_names), batch_tokens or pass_room(model)
     read = [_Side(model, items, positions, max_examples, seed) for items in sides]
     owners = [(side, row) for side in read for row in range(len(side.encoded))]
     texts = [text for side in read for text in side.encoded]

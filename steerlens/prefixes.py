@@ -16,7 +16,11 @@ from steerlens.passes import telling
 from steerlens.text import Batch, Encoded
 
 PASS = {"cpu": 2.5e6, "cuda": 2.5e9}
-"""d_model squared, times the tokens that cost as much as one more pass does by itself."""
+"""d_model squared, times the tokens that cost as much as what one more pass has to call."""
+WEIGHTS = {"cpu": 20, "cuda": 100}
+"""The tokens that cost as much as reading the weights once more."""
+ROOM = {"cpu": 1024, "cuda": 4096}
+"""The tokens of a pass beyond which no device gets faster, and only memory grows."""
 
 
 class Prefix:
@@ -49,6 +53,11 @@ class Prefix:
         with torch.no_grad(), telling(self.model, Batch(whole, real, prompt_lengths)):
             logits: Tensor = self.model(tokens, **going_on(self.model, tokens, past))
             return logits
+
+
+def keeping_nothing(model: Host) -> dict[str, Any]:
+    """Return the options by which a pass keeps no keys and values; a bridge's does, unasked."""
+    return {"use_cache": False} if is_bridge(model) and can_share(model) else {}
 
 
 def going_on(model: Host, tokens: Int[Tensor, "batch pos"], past: Any) -> dict[str, Any]:
@@ -91,8 +100,17 @@ def can_share(model: Host) -> bool:
 
 def pass_tokens(model: Host) -> float:
     """How many tokens cost as much as a pass by itself: few in a wide model, many on a GPU."""
-    device = "cpu" if device_of(model).type == "cpu" else "cuda"
-    return PASS[device] / float(model.cfg.d_model) ** 2
+    kind = _kind(model)
+    return WEIGHTS[kind] + PASS[kind] / float(model.cfg.d_model) ** 2
+
+
+def pass_room(model: Host) -> int:
+    """How many tokens a pass holds where nobody says."""
+    return ROOM[_kind(model)]
+
+
+def _kind(model: Host) -> str:
+    return "cpu" if device_of(model).type == "cpu" else "cuda"
 
 
 def shared_parts(

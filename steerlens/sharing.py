@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
+from math import inf
 from typing import Any
 
 import torch
 
 from steerlens.host import Host, device_of
 from steerlens.passes import bare
-from steerlens.prefixes import can_share, empty_cache, forked, going_on, pass_tokens
+from steerlens.prefixes import (
+    can_share,
+    empty_cache,
+    forked,
+    going_on,
+    keeping_nothing,
+    pass_tokens,
+)
 from steerlens.text import Batch, Encoded, pad
 
-STEP = 16
+STEP = 8
 """Texts part at multiples of so many tokens, so that many part at the same one."""
 Row = tuple[int, tuple[int, ...]]
 """The row of the earlier stretch that it goes on from, and the texts it stands for."""
@@ -63,7 +71,7 @@ class Planner:
         """
         ends = list(accumulate(sets))
         numbers = [range(end - size, end) for end, size in zip(ends, sets, strict=True)]
-        return [each for part in numbers for each in self._last([(0, (n,)) for n in part], 0)]
+        return [each for part in numbers for each in self._last([(0, (n,)) for n in part], 0, inf)]
 
     def _after(self, rows: Sequence[Sequence[int]], start: int) -> list[Stretch]:
         """Return what runs after rows that end at a column, each with the texts it stands for."""
@@ -75,7 +83,7 @@ class Planner:
                 parents, numbers = zip(*part, strict=True)
                 then = tuple(self._after(numbers, stop))
                 found.append(Stretch(start, stop, parents, numbers, then))
-        return [*found, *self._last(self._merged(last), start)]
+        return [*found, *self._last(self._merged(last), start, max(0, self.dear))]
 
     def _forks(
         self, rows: Sequence[Sequence[int]], start: int
@@ -87,11 +95,16 @@ class Planner:
             for alike in self._alike(numbers, start):
                 stop = self._parting(alike, start)
                 (forks.setdefault(stop, []) if stop > start else last).append((parent, alike))
-        for stop, here in list(forks.items()):
-            saved = (stop - start) * sum(len(alike) - 1 for _, alike in here)
-            if saved <= 2 * self.dear:  # one pass more before the fork, and one after it
+        for stop in sorted(forks, reverse=True):
+            earlier = max((other for other in forks if other < stop), default=start)
+            saved = (stop - earlier) * sum(len(alike) - 1 for _, alike in forks[stop])
+            if saved > 2 * self.dear:  # one pass more before the fork, and one after it
+                continue
+            here = forks.pop(stop)
+            if earlier > start:
+                forks[earlier] += here
+            else:
                 last += [(parent, (number,)) for parent, alike in here for number in alike]
-                del forks[stop]
         return forks, last
 
     def _merged(self, rows: Sequence[Row]) -> list[Row]:
@@ -127,16 +140,20 @@ class Planner:
             stop += STEP
         return stop
 
-    def _last(self, rows: Sequence[Row], start: int) -> Iterator[Stretch]:
-        def length(row: Row) -> int:
-            return len(self.texts[row[1][0]])
-
-        order = sorted(rows, key=length, reverse=True)
+    def _last(self, rows: Sequence[Row], start: int, waste: float) -> Iterator[Stretch]:
+        """Yield rows that run to their end, like lengths together, with so much padding a pass."""
+        order = sorted(rows, key=self._length, reverse=True)
         while order:
-            size = max(1, self.room // length(order[0]))
+            longest = self._length(order[0])
+            padding = accumulate(longest - self._length(row) for row in order)
+            fit = sum(1 for _ in takewhile(lambda total: total <= waste, padding))
+            size = max(1, min(fit, self.room // longest))
             taken, order = sorted(order[:size], key=lambda row: row[1]), order[size:]
             parents, numbers = zip(*taken, strict=True)
             yield Stretch(start, None, parents, numbers)
+
+    def _length(self, row: Row) -> int:
+        return len(self.texts[row[1][0]])
 
 
 def planned(
@@ -167,7 +184,8 @@ def carry_out(
             here = forked(past, torch.tensor(each.parents, device=batch.tokens.device))
         elif each.then:
             here = empty_cache(model, len(each.rows))
-        run(each, batch, {} if here is None else going_on(model, batch.tokens, here))
+        onwards = keeping_nothing(model) if here is None else going_on(model, batch.tokens, here)
+        run(each, batch, onwards)
         carry_out(model, texts, each.then, run, here)
 
 

@@ -77,6 +77,9 @@ def test_a_plan_runs_every_text_once_within_its_room(
         longest = max(len(texts[numbers[0]][: each.stop]) for numbers in each.rows)
         assert len(each.rows) == 1 or len(each.rows) * longest <= room
         assert all((each.stop or 0) <= planner.free[n] for row in each.rows for n in row)
+    for each in every(stretches):
+        lengths = [len(texts[numbers[0]]) for numbers in each.rows]
+        assert each.then or sum(max(lengths) - length for length in lengths) <= max(0, dear)
     if dear == 1e9:
         assert all(each.start == 0 and not each.then for each in stretches)
 

@@ -63,7 +63,7 @@ def find_directions(
     quality: bool = True,
     placebos: int = 50,
     max_examples: int = 1024,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Directions:

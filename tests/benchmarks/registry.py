@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from benchmarks import collecting
+from benchmarks import collecting, growth
 from benchmarks.results import Row
 
 Case = Callable[[bool], Iterator[Row]]
 CASES: dict[str, Case] = {
     "all-layers": collecting.all_layers,
     "one-layer": collecting.one_layer,
+    "realistic-pairs": collecting.realistic,
+    "memory": growth.memory,
+    "fitting": growth.fitting,
+    "growth": growth.growth,
+    "workers": growth.workers,
 }
 """In the order in which they run. Each has its mark in docs/performance.md."""

@@ -73,7 +73,6 @@ class Served:
 
 
 def peak(target: str, python: str | Path = sys.executable, **arguments: Any) -> Usage:
-    """Return what one run, after one to warm up, takes in a fresh process of its own."""
+    """Return what the first run takes in a fresh process; later ones use what it left behind."""
     with Served(target, python, **arguments) as run:
-        run()
         return run()
