@@ -6,29 +6,25 @@ Nothing here grows with the number of items but the examples, and those are boun
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.cards import count
-from steerlens.clock import Clock
-from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, HookNames, Host, check_by_token, device_of, hook_names
+from steerlens.errors import BadInputError
+from steerlens.host import HookNames, Host, check_by_token, device_of, hook_names
 from steerlens.moments import Moments, merge
-from steerlens.passes import telling
-from steerlens.positions import Mask, Positions, selector
-from steerlens.text import Batch, Encoded, Item, batches, encode
-
-
-class Enough(Exception):  # noqa: N818 (a signal, not an error)
-    """Every hook point wanted has been read: the rest of the pass is not needed."""
+from steerlens.passes import hooked
+from steerlens.positions import Positions
+from steerlens.prefixes import pass_room
+from steerlens.reading import Picker, Picks, Reader, Reading, columns_of
+from steerlens.sharing import Stretch, carry_out, planned
+from steerlens.text import Batch, Item, batches, encode
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def collect(
     positions: Positions | None = None,
     *,
     max_examples: int = 1024,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Activations:
@@ -102,7 +98,10 @@ def collect(
     The vector is the mean over the positions picked: by default the completion's tokens where
     an item has a completion, else its last token. Moments cover all items; at most
     `max_examples` vectors a hook point are kept (a seeded sample), whose size the progress bar
-    tells as soon as the first batch is read. The pass stops at the highest layer read.
+    tells as soon as the first batch is read. A pass holds `batch_tokens`, padding among them: 1,024
+    on a CPU and 4,096 on a GPU, unless they are given. It stops at the highest layer read. What
+    items share at their beginning, before anything is read, is computed once where that is cheaper
+    and no hook of anybody's is on.
 
     Raises BadInputError where positions pick nothing in an item or activations are not finite,
     UnknownNameError for a hook point the host lacks, HookError for one that never fired.
@@ -111,27 +110,109 @@ def collect(
     >>> activations
     Activations(2 items at ... hook points, last_prompt_token)
     """
-    if isinstance(items, str) or len(items) == 0:
-        raise BadInputError(f"collect needs a list of one item or more; got {items!r}.")
-    names = _names(model, hook_names)
-    encoded = [encode(model, item) for item in items]
-    picker = Picker(positions, encoded)
-    kept = sampled(len(items), max_examples, seed)
-    sink = Sink(kept, max_examples)
-    device = device_of(model)
-    bar = tqdm(
-        total=len(items), desc=f"reading {count(len(names), 'hook point')}", disable=not progress
+    [found] = collect_sides(
+        model,
+        [items],
+        hook_names,
+        positions,
+        max_examples=max_examples,
+        batch_tokens=batch_tokens,
+        seed=seed,
+        progress=progress,
     )
-    with bar, torch.no_grad():
-        for rows, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device):
-            sink.add(rows, _read(model, names, batch, picker.mask(model, batch, rows)))
-            bar.set_postfix_str(f"examples {sink.megabytes():.0f} MB", refresh=False)
-            bar.update(len(rows))
-    return sink.activations(repr(picker))
+    return found
+
+
+def collect_sides(
+    model: Host,
+    sides: Sequence[Sequence[Item]],
+    hook_names: HookNames = "resid_post",
+    positions: Positions | None = None,
+    *,
+    max_examples: int = 1024,
+    batch_tokens: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Activations]:
+    """Read several sets of items as `collect` reads one, in passes that they share.
+
+    So a prompt that stands on both sides of a contrast is computed once. Raises as `collect` does.
+
+    >>> one, other = collect_sides(model, [["a good day"], ["a bad day", "a day"]], progress=False)
+    >>> one
+    Activations(1 item at ... hook points, last_prompt_token)
+    """
+    names, batch_tokens = _names(model, hook_names), batch_tokens or pass_room(model)
+    read = [_Side(model, items, positions, max_examples, seed) for items in sides]
+    owners = [(side, row) for side in read for row in range(len(side.encoded))]
+    texts = [text for side in read for text in side.encoded]
+    columns = [each for side in read for each in side.columns(batch_tokens)]
+    free = [int(each[0]) for each in columns]
+    plan = planned(model, [side.encoded for side in read], free, batch_tokens)
+    reader, device = Reader(names), device_of(model)
+    bar = tqdm(
+        total=len(texts), desc=f"reading {count(len(names), 'hook point')}", disable=not progress
+    )
+
+    def run(stretch: Stretch, batch: Batch, options: dict[str, Any]) -> None:
+        ends = [] if stretch.then else [(i, n) for i, row in enumerate(stretch.rows) for n in row]
+        picks = None
+        if ends:
+            places = [columns[number] - stretch.start for _, number in ends]
+            picks = Picks.of([row for row, _ in ends], places, device)
+        found = reader.run(model, batch, picks, options)
+        for side in read:
+            here = [i for i, (_, number) in enumerate(ends) if owners[number][0] is side]
+            side.sink.add([owners[ends[i][1]][1] for i in here], _part(found, here, len(ends)))
+        bar.set_postfix_str(f"examples {sum(s.sink.megabytes() for s in read):.0f} MB", False)
+        bar.update(len(ends))
+
+    with bar, torch.no_grad(), hooked(model, reader.fwd_hooks):
+        carry_out(model, texts, plan, run)
+    return [side.sink.activations(repr(side.picker)) for side in read]
+
+
+class _Side:
+    """Items, where each is read, and what was read of them."""
+
+    def __init__(
+        self,
+        model: Host,
+        items: Sequence[Item],
+        positions: Positions | None,
+        max_examples: int,
+        seed: int,
+    ) -> None:
+        if isinstance(items, str) or len(items) == 0:
+            raise BadInputError(f"collect needs a list of one item or more; got {items!r}.")
+        self.model = model
+        self.encoded = [encode(model, item) for item in items]
+        self.picker = Picker(positions, self.encoded)
+        self.sink = Sink(sampled(len(items), max_examples, seed), max_examples)
+
+    def columns(self, batch_tokens: int) -> list[Int[Tensor, " _n"]]:
+        """Return which columns of each item are read."""
+        found: dict[int, Tensor] = {}
+        device = device_of(self.model)
+        for rows, batch in batches(
+            self.model, self.encoded, batch_tokens=batch_tokens, device=device
+        ):
+            mask = self.picker.mask(self.model, batch, rows)
+            found.update(zip(rows, columns_of(mask), strict=True))
+        return [found[row] for row in range(len(self.encoded))]
+
+
+def _part(
+    found: Mapping[str, Reading], rows: list[int], total: int
+) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """Return some rows of every reading."""
+    if len(rows) == total:
+        return found
+    return {name: (vectors[rows], norms[rows]) for name, (vectors, norms) in found.items()}
 
 
 def _names(model: Host, names: HookNames) -> list[str]:
-    found = list(dict.fromkeys(hook_names(model, names)))
+    found = hook_names(model, names)
     for name in found:
         check_by_token(name)
     return found
@@ -149,79 +230,6 @@ def sampled(total: int, most: int, seed: int) -> tuple[int, ...]:
     return tuple(sorted(random.Random(seed).sample(range(total), most)))
 
 
-class Picker:
-    """Turns positions into a mask over a padded batch of whole items."""
-
-    def __init__(self, positions: Positions | None, encoded: Sequence[Encoded]) -> None:
-        """Raise BadInputError where positions are not given and items do not tell them."""
-        completed = all(len(item.tokens) > item.prompt_length for item in encoded)
-        default = "generated" if completed else "last_prompt_token"
-        some = any(len(item.tokens) > item.prompt_length for item in encoded)
-        if positions is None and some and not completed:
-            raise BadInputError(
-                "Some items have a completion and some have none, so where to read is not "
-                "clear. Give positions, for example 'predicting' or 'last_prompt_token'."
-            )
-        self.selector = selector(default if positions is None else positions)
-
-    def __repr__(self) -> str:
-        return repr(self.selector)
-
-    def mask(self, model: Host, batch: Batch, rows: Sequence[int]) -> Mask:
-        """Return which tokens are picked. Raises BadInputError where an item has none."""
-        clock = Clock(model, batch.prompt_lengths)
-        clock.begin(batch.tokens, past=0, attention_mask=batch.real)
-        mask = clock.where(self.selector)
-        empty = (~mask.any(1)).nonzero().flatten().tolist()
-        if empty:
-            row = empty[0]
-            raise BadInputError(
-                f"Positions {self!r} pick no token in item {rows[row]}, which has "
-                f"{int(batch.real[row].sum())} tokens. Choose positions inside the text."
-            )
-        return mask
-
-
-Reading = tuple[Float[Tensor, "batch *unit"], Float[Tensor, " batch"]]
-"""Each row's mean vector, and the mean norm of its tokens."""
-
-
-def _read(model: Host, names: Sequence[str], batch: Batch, mask: Mask) -> dict[str, Reading]:
-    """Run one pass with a reading hook at each name; stop when all have been read."""
-    readings: dict[str, Reading] = {}
-
-    def reader(name: str) -> Callable[..., None]:
-        def read(activation: Tensor, hook: Any) -> None:
-            readings[name] = pooled(activation, mask)
-            if len(readings) == len(names):
-                raise Enough
-
-        return read
-
-    fwd_hooks: FwdHooks = [(name, reader(name)) for name in names]
-    with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks), suppress(Enough):
-        model(batch.tokens)
-    missing = [name for name in names if name not in readings]
-    if missing:
-        raise HookError(
-            f"The pass never reached hook point {missing[0]!r}; nothing was read there."
-        )
-    return readings
-
-
-def pooled(
-    activation: Float[Tensor, "batch pos *unit"], mask: Bool[Tensor, "batch pos"]
-) -> Reading:
-    """Return, over each row's positions in `mask`, the mean activation and the mean norm."""
-    mask = mask.to(activation.device)
-    weight = mask.float() / mask.sum(1, keepdim=True)
-    flat = rearrange(activation.float(), "batch pos ... -> batch pos (...)")
-    flat = torch.where(mask[..., None], flat, 0)
-    means = torch.einsum("bp,bpu->bu", weight, flat)
-    norms = (weight * flat.norm(dim=-1)).sum(1)
-    return means.reshape(len(mask), *activation.shape[2:]), norms
-
-
 class Sink:
     """Moments of everything, and the examples at the rows to keep."""
 
@@ -236,16 +244,19 @@ class Sink:
 
     def add(self, rows: Sequence[int], readings: Mapping[str, Reading]) -> None:
         """Take what was read of some rows, by hook point."""
+        if not rows or not readings:
+            return
         here = [(i, self.place[row]) for i, row in enumerate(rows) if row in self.place]
-        source = torch.tensor([i for i, _ in here], dtype=torch.long)
         target = torch.tensor([place for _, place in here], dtype=torch.long)
+        device = next(iter(readings.values()))[0].device
+        source = torch.tensor([i for i, _ in here], dtype=torch.long, device=device)
         for name, (vectors, norms) in readings.items():
-            x = vectors.cpu()
-            merge(self.moments, name, Moments.of(x))
+            merge(self.moments, name, Moments.of(vectors))
             merge(self.norms, name, Moments.of(norms))
             if name not in self.examples:
-                self.examples[name] = torch.empty(len(self.kept), *x.shape[1:])
-            self.examples[name][target] = x[source]
+                self.examples[name] = torch.empty(len(self.kept), *vectors.shape[1:])
+            if here:
+                self.examples[name][target] = vectors[source.to(vectors.device)].cpu()
 
     def megabytes(self) -> float:
         """Return the size of the examples."""
@@ -253,12 +264,12 @@ class Sink:
 
     def activations(self, positions: str) -> Activations:
         """Return all that was read. Raises BadInputError where it is not finite."""
-        for name, moments in self.moments.items():
+        found = {name: moments.cpu() for name, moments in self.moments.items()}
+        norms = {name: moments.cpu() for name, moments in self.norms.items()}
+        for name, moments in found.items():
             if not torch.isfinite(moments.mean).all():
                 raise BadInputError(
                     f"The activations at {name!r} are not finite (NaN or infinity). The model "
                     "overflows on these items, often in float16: load it in bfloat16 or float32."
                 )
-        return Activations(
-            self.moments, self.norms, self.examples, self.kept, positions, self.max_examples
-        )
+        return Activations(found, norms, self.examples, self.kept, positions, self.max_examples)

@@ -7,7 +7,7 @@ hosts (`blocks.3.hook_resid_post`), or by their short form (`"resid_post", 3`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -112,18 +112,21 @@ def check_hook_name(model: Host, name: str) -> str:
     Raises UnknownNameError with the nearest names where the host lacks it, HookError where
     it is there but dead behind a flag of the model's configuration.
     """
+    return _checked(model, name, model.hook_dict)
+
+
+def _checked(model: Host, name: str, known: Mapping[str, Any]) -> str:
     if name.endswith(_NEURONS) and getattr(model.cfg, "num_experts", None):
         raise HookError(
             f"On a mixture of experts {name!r} is no place of neurons: a bridge means the MLP's "
             "whole input or output by it. Take 'mlp_out'."
         )
-    if name not in model.hook_dict:
+    if name not in known:
         _, layer = split_name(name)
         deep = layer is not None and layer >= model.cfg.n_layers
         layers = f" It has layers 0 to {model.cfg.n_layers - 1}." if deep else ""
         raise UnknownNameError(
-            f"The model has no hook point {name!r}.{layers} "
-            f"{nearest(name, model.hook_dict).capitalize()}."
+            f"The model has no hook point {name!r}.{layers} {nearest(name, known).capitalize()}."
         )
     for ending, flag in _FLAGS.items():
         if name.endswith(ending) and not getattr(model.cfg, flag, False):
@@ -169,24 +172,27 @@ def hook_names(model: Host, names: HookNames) -> list[str]:
     >>> hook_names(model, "resid_post")[:2]  # doctest: +SKIP
     ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']
     """
+    known = model.hook_dict  # a bridge puts it together each time it is asked
+    return list(dict.fromkeys(_full_names(model, names, known)))
+
+
+def _full_names(model: Host, names: HookNames, known: Mapping[str, Any]) -> list[str]:
     if callable(names):
-        found = [name for name in model.hook_dict if names(name)]
+        found = [name for name in known if names(name)]
         if not found:
             raise UnknownNameError(
                 "The filter matches none of the model's hook points; model.hook_dict names them."
             )
         return found
     if not isinstance(names, str):
-        return [full for name in names for full in hook_names(model, name)]
-    if names in model.hook_dict:
-        return [check_hook_name(model, names)]
+        return [full for name in names for full in _full_names(model, name, known)]
+    if names in known:
+        return [_checked(model, names, known)]
     layers = [hook_name(names, layer) for layer in range(model.cfg.n_layers)]
-    if names in _SITES or any(name in model.hook_dict for name in layers):
-        return [check_hook_name(model, name) for name in layers]
-    known: Iterable[str] = [*_SITES, *model.hook_dict]
-    raise UnknownNameError(
-        f"The model has no hook point or site {names!r}. {nearest(names, known).capitalize()}."
-    )
+    if names in _SITES or any(name in known for name in layers):
+        return [_checked(model, name, known) for name in layers]
+    near = nearest(names, [*_SITES, *known]).capitalize()
+    raise UnknownNameError(f"The model has no hook point or site {names!r}. {near}.")
 
 
 def layer_of(name: str) -> int | None:

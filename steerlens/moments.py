@@ -26,8 +26,8 @@ class Moments:
 
     @classmethod
     def of(cls, vectors: Float[Tensor, "n *unit"]) -> Moments:
-        """Return the moments of some vectors, on the CPU."""
-        x = vectors.cpu().double()
+        """Return the moments of some vectors, on their device (MPS has no float64: the CPU)."""
+        x = (vectors.cpu() if vectors.device.type == "mps" else vectors).double()
         mean = x.mean(0)
         return cls(len(x), mean, ((x - mean) ** 2).sum(0))
 
@@ -40,6 +40,10 @@ class Moments:
             self.mean + gap * (other.count / total),
             self.squares + other.squares + gap**2 * (self.count * other.count / total),
         )
+
+    def cpu(self) -> Moments:
+        """Return the same on the CPU."""
+        return Moments(self.count, self.mean.cpu(), self.squares.cpu())
 
     @property
     def variance(self) -> Float[Tensor, "*unit"]:

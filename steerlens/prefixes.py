@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,26 +16,28 @@ from steerlens.passes import telling
 from steerlens.text import Batch, Encoded
 
 PASS = {"cpu": 2.5e6, "cuda": 2.5e9}
-"""d_model squared, times the tokens that cost as much as one more pass does by itself."""
+"""d_model squared, times the tokens that cost as much as what one more pass has to call."""
+WEIGHTS = {"cpu": 20, "cuda": 100}
+"""The tokens that cost as much as reading the weights once more."""
+ROOM = {"cpu": 1024, "cuda": 4096}
+"""The tokens of a pass beyond which no device gets faster, and only memory grows."""
 
 
 class Prefix:
     """One pass over prompts of one length, and passes over what follows them.
 
     Exact: keys and values are those of the host's own cache, filled under whatever steering is on,
-    and what goes on from it leaves it as it was. Memory: the cache, twice.
+    and what goes on from it leaves it as it was. Memory: the cache, and what a pass adds.
     """
 
     def __init__(self, model: Host, prompts: Int[Tensor, "batch prompt"]) -> None:
         """Run the prompts."""
         self.model = model
         self.prompts = prompts
-        self._past = _empty_cache(model, len(prompts))
+        self._past = empty_cache(model, len(prompts))
         self.logits: Float[Tensor, "batch prompt d_vocab"] = self._run(
             prompts, prompts, torch.ones_like(prompts, dtype=torch.bool), self._past
         )
-        if not is_bridge(model):
-            self._past.freeze()
 
     def then(
         self, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, " batch"]
@@ -42,22 +45,50 @@ class Prefix:
         """Return the logits of what follows each prompt: `lengths` tokens, and padding."""
         index = torch.arange(tokens.shape[1], device=tokens.device)
         real = torch.cat([torch.ones_like(self.prompts) > 0, index < lengths[:, None]], 1)
-        past = deepcopy(self._past) if is_bridge(self.model) else self._past  # others are frozen
-        return self._run(tokens, torch.cat([self.prompts, tokens], 1), real, past)
+        return self._run(tokens, torch.cat([self.prompts, tokens], 1), real, forked(self._past))
 
     def _run(self, tokens: Tensor, whole: Tensor, real: Tensor, past: Any) -> Tensor:
         """Run tokens after what is cached; `whole` is the text so far, and they its last."""
         prompt_lengths = torch.full((len(real),), self.prompts.shape[1], device=real.device)
         with torch.no_grad(), telling(self.model, Batch(whole, real, prompt_lengths)):
-            if is_bridge(self.model):
-                logits: Tensor = self.model(tokens, past_key_values=past, use_cache=True)
-                return logits
-            mask = torch.ones_like(tokens)  # without one, pad ids at the end are taken for pads
-            logits = self.model(tokens, attention_mask=mask, past_kv_cache=past)
+            logits: Tensor = self.model(tokens, **going_on(self.model, tokens, past))
             return logits
 
 
-def _can_share(model: Host) -> bool:
+def keeping_nothing(model: Host) -> dict[str, Any]:
+    """Return the options by which a pass keeps no keys and values; a bridge's does, unasked."""
+    return {"use_cache": False} if is_bridge(model) and can_share(model) else {}
+
+
+def going_on(model: Host, tokens: Int[Tensor, "batch pos"], past: Any) -> dict[str, Any]:
+    """Return the options by which a pass over `tokens` goes on from a cache, and adds to it."""
+    if is_bridge(model):
+        return {"past_key_values": past, "use_cache": True}
+    # Without a mask, pad ids at the end are taken for pads.
+    return {"past_kv_cache": past, "attention_mask": torch.ones_like(tokens)}
+
+
+def forked(past: Any, rows: Int[Tensor, " row"] | None = None) -> Any:
+    """Return a cache to go on from, of some of the rows or all, that leaves `past` as it was.
+
+    Keys and values are shared where all rows stay: a pass puts new ones in their place.
+    """
+    here = copy(past)
+    if hasattr(past, "entries"):
+        index = slice(None) if rows is None else rows
+        here.entries = [
+            replace(each, past_keys=each.past_keys[index], past_values=each.past_values[index])
+            for each in past.entries
+        ]
+        here.previous_attention_mask = past.previous_attention_mask[index]
+        return here
+    here.layers = [copy(layer) for layer in past.layers]
+    if rows is not None:
+        here.batch_select_indices(rows)
+    return here
+
+
+def can_share(model: Host) -> bool:
     """Whether the host keeps keys and values that a later pass can go on from."""
     if not is_bridge(model):
         return str(model.cfg.positional_embedding_type) != "shortformer"
@@ -69,8 +100,17 @@ def _can_share(model: Host) -> bool:
 
 def pass_tokens(model: Host) -> float:
     """How many tokens cost as much as a pass by itself: few in a wide model, many on a GPU."""
-    device = "cpu" if device_of(model).type == "cpu" else "cuda"
-    return PASS[device] / float(model.cfg.d_model) ** 2
+    kind = _kind(model)
+    return WEIGHTS[kind] + PASS[kind] / float(model.cfg.d_model) ** 2
+
+
+def pass_room(model: Host) -> int:
+    """How many tokens a pass holds where nobody says."""
+    return ROOM[_kind(model)]
+
+
+def _kind(model: Host) -> str:
+    return "cpu" if device_of(model).type == "cpu" else "cuda"
 
 
 def shared_parts(
@@ -81,7 +121,7 @@ def shared_parts(
     A part is groups of texts whose prompts are of one length, as many as `room` tokens hold. What
     is compared is tokens, each `times` over, and passes: every text whole, and every prompt once.
     """
-    if not _can_share(model):
+    if not can_share(model):
         return None
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, text in enumerate(texts):
@@ -106,7 +146,8 @@ def _of_one_length(
         yield from (list(found[start : start + rows]) for start in range(0, len(found), rows))
 
 
-def _empty_cache(model: Any, rows: int) -> Any:
+def empty_cache(model: Any, rows: int) -> Any:
+    """Return a cache of keys and values with nothing in it."""
     if is_bridge(model):
         from transformers import DynamicCache
 

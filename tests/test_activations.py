@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from models import build, random_rows, tiny
 
 import steerlens as sl
-from steerlens.activations import pooled
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.moments import Moments
+from steerlens.reading import pooled
 
 pytestmark = pytest.mark.host
 NAME = "blocks.1.hook_resid_post"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.activations import Activations, Enough, Picker, Reading, Sink, pooled, sampled
+from steerlens.activations import Activations, Sink, sampled
 from steerlens.attribution.scores import Inputs
 from steerlens.cards import count
 from steerlens.components import Block, Components, Norm, Place
@@ -24,6 +24,7 @@ from steerlens.errors import HookError
 from steerlens.host import FwdHooks, Host, check_hook_name, device_of, hook_name
 from steerlens.passes import telling
 from steerlens.positions import Mask, Positions
+from steerlens.reading import Enough, Picker, Reading, pooled
 from steerlens.text import Batch, Item, batches, encode
 
 

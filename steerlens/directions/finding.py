@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.activations import Activations, collect
+from steerlens.activations import Activations, collect_sides
 from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions.clipped import clipped_mean_difference
 from steerlens.directions.collection import Directions
@@ -64,7 +64,7 @@ def find_directions(
     quality: bool = True,
     placebos: int = 50,
     max_examples: int = 1024,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Directions:
@@ -90,18 +90,16 @@ def find_directions(
     """
     check_contrast(contrast, "Directions are found in")
     finder, label = finder_named(method)
-    positive, negative = (
-        collect(
-            model,
-            side,
-            hook_names,
-            positions,
-            max_examples=max_examples,
-            batch_tokens=batch_tokens,
-            seed=seed,
-            progress=progress,
-        )
-        for side in (contrast.positive, contrast.negative)
+    examples = quality or finder is not mean_difference
+    positive, negative = collect_sides(
+        model,
+        (contrast.positive, contrast.negative),
+        hook_names,
+        positions,
+        max_examples=max_examples if examples else 0,
+        batch_tokens=batch_tokens,
+        seed=seed,
+        progress=progress,
     )
     check_read_alike(positive.positions, negative.positions)
     options = _Options(

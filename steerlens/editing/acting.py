@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.activations import Enough
 from steerlens.attribution.sides import input_name
 from steerlens.cards import count, number
 from steerlens.editing.factors import Factors
@@ -20,6 +19,7 @@ from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest
 from steerlens.host import Host, check_hook_name, device_of
 from steerlens.passes import telling
 from steerlens.provenance import check_same_model
+from steerlens.reading import Enough
 from steerlens.text import Batch, Item, batches, encode, token_strings
 
 

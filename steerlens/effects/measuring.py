@@ -160,7 +160,8 @@ class _Sink:
 
     def add(self, kind: str, mask: Bool[Tensor, "batch pos"], found: Mapping[str, Tensor]) -> None:
         for name, values in found.items():
-            new = Moments.of(by_prompt(values, mask, defined=name in ("cosine", "share")))
+            each = by_prompt(values, mask, defined=name in ("cosine", "share"))
+            new = Moments.of(each.cpu())
             old = self.moments.get((kind, name))
             self.moments[kind, name] = new if old is None else old.merged(new)
 

@@ -158,7 +158,7 @@ def mediation(
                 logits = steered if not hooks else _logits(model, batch, mask, here, hooks)
                 found.append(by_prompt(((logits - base) * weights).sum(-1), mask))
             gaps = [*found[:2], *(found[0] - each for each in found[2:])]
-            new = [Moments.of(each) for each in gaps]
+            new = [Moments.of(each.cpu()) for each in gaps]
             pairs = zip(changes or new, new, strict=True)
             changes = new if changes is None else [old.merged(more) for old, more in pairs]
             bar.update(len(rows))

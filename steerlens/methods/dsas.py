@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.activations import Activations, Picker, collect, sampled
+from steerlens.activations import Activations, collect, sampled
 from steerlens.directions import find_directions
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
@@ -40,6 +40,7 @@ from steerlens.methods.gates import Gate, Gates, looked_at
 from steerlens.methods.gating import Folded, Rows, accuracy, fitted, held_out_accuracy
 from steerlens.positions import Positions, selector
 from steerlens.provenance import provenance
+from steerlens.reading import Picker
 from steerlens.steering import Steering
 from steerlens.text import Encoded, Item, encode, pad
 from steerlens.verbs import add

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.activations import Enough, Picker, collect, pooled
+from steerlens.activations import collect
 from steerlens.attribution.gradients import frozen
 from steerlens.errors import BadInputError, HookError
 from steerlens.host import FwdHooks, Host, device_of
@@ -26,6 +26,7 @@ from steerlens.methods.descent import Descent
 from steerlens.methods.transport import wasserstein
 from steerlens.passes import telling
 from steerlens.positions import Mask, Positions
+from steerlens.reading import Enough, Picker, pooled
 from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Encoded, Item, encode, pad

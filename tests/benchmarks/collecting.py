@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from random import Random
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from steerlens.host import hook_name
 
 Ids = Sequence[Sequence[int]]
 ARCHITECTURES = ("gpt2", "llama")
+PASS_ROWS = 32
+"""Rows of a pass of the limit: about a thousand tokens of texts of one length."""
 
 
 class Stop(Exception):  # noqa: N818 (a signal, not an error)
@@ -69,6 +72,27 @@ def equal_pairs(shape: Shape, pairs: int, length: int) -> Pairs:
     return Pairs(rows[:pairs], rows[pairs:])
 
 
+def realistic_pairs(shape: Shape, pairs: int, longest: int, seed: int = 0) -> Pairs:
+    """Return pairs of 8 to `longest` tokens: three of four two answers to one prompt."""
+    random = Random(seed)
+    sides: tuple[list[list[int]], list[list[int]]] = ([], [])
+    for i in range(pairs):
+        prompt = [] if i % 4 == 3 else _words(random, shape, random.randint(6, longest - 8))
+        for side in sides:
+            size = random.randint(2, 8) if prompt else random.randint(8, longest)
+            side.append(prompt + _words(random, shape, size))
+    return Pairs(*sides)
+
+
+def _words(random: Random, shape: Shape, size: int) -> list[int]:
+    return [random.randrange(shapes.FIRST, shape.d_vocab) for _ in range(size)]
+
+
+def distinct_tokens(rows: Ids) -> int:
+    """Return how many tokens there are to compute, each after its own beginning once."""
+    return len({tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)})
+
+
 def found(model: Any, pairs: Pairs, layers: Sequence[int]) -> Run:
     """Return the run that is ours: the mean difference at some layers."""
     names, contrast = [hook_name("resid_post", layer) for layer in layers], pairs.contrast()
@@ -79,15 +103,12 @@ def found(model: Any, pairs: Pairs, layers: Sequence[int]) -> Run:
 
 @torch.no_grad()
 def cached(model: Any, rows: Ids, layers: Sequence[int], *, filtered: bool) -> None:
-    """Read the last token by `run_with_cache`: a prompt at a time with everything, or filtered."""
+    """Read the last token by `run_with_cache`, a prompt at a time; all it caches, or `filtered`."""
     names = [hook_name("resid_post", layer) for layer in layers]
-    if filtered:
-        _, cache = model.run_with_cache(torch.tensor(rows), names_filter=names)
-        for name in names:
-            cache[name][:, -1].mean(0)
-        return
     for row in rows:
-        _, cache = model.run_with_cache(torch.tensor([row]))
+        tokens = torch.tensor([row])
+        options = {"names_filter": names} if filtered else {}
+        _, cache = model.run_with_cache(tokens, **options)
         for name in names:
             cache[name][0, -1].clone()
 
@@ -137,30 +158,67 @@ def one_layer(tiny: bool) -> Iterator[Row]:
 
 
 def _equal(tiny: bool, layers_of: Callable[[Shape], Sequence[int]], goal: Goal) -> Iterator[Row]:
-    n, length, rounds = (2, 6, 2) if tiny else (16, 32, 9)
+    n, length, rounds = (2, 6, 2) if tiny else (8, 32, 7)
     for architecture in ARCHITECTURES:
         shape = shapes.shape(architecture, tiny)
-        pairs, layers = equal_pairs(shape, n, length), layers_of(shape)
+        pairs = equal_pairs(shape, n, length)
+        distinct = torch.tensor([*pairs.positive, *pairs.negative])
         for host in shapes.hosts():
-            model = shapes.build(shape, host)
-            sides = [torch.tensor(side) for side in (pairs.positive, pairs.negative)]
-            rows = [*pairs.positive, *pairs.negative]
-            runs: dict[str, Run] = {
-                "limit": partial(limit, model, sides, max(layers)),
-                "SteerLens": found(model, pairs, layers),
-                "filtered": partial(cached, model, rows, layers, filtered=True),
-            }
-            with ExitStack() as stack:
-                served: dict[str, Served] = {}
-                failed: dict[str, str] = {}
-                if host == "bridge" and not tiny:
-                    served, failed = served_peers(stack, shape, pairs, layers, n)
-                seconds = interleaved({**runs, **served}, rounds)
-            what = f"{shape.name}, {host}"
-            cost = ratio(seconds["SteerLens"], seconds["limit"])
-            yield Row(f"{what}: SteerLens / limit", cost, Goal(1.05))
-            yield from against_peers(what, seconds, failed, goal)
-            yield Row(
-                f"{what}: filtered run_with_cache / SteerLens",
-                ratio(seconds["filtered"], seconds["SteerLens"]),
-            )
+            against = Comparison(shape, host, pairs, layers_of(shape), distinct, rounds)
+            yield from against.rows(None if tiny or host != "bridge" else n, goal, Goal(1.05))
+
+
+def realistic(tiny: bool) -> Iterator[Row]:
+    """Mean difference at all layers, pairs of 8 to 200 tokens, most of them after one prompt."""
+    n, longest, rounds = (6, 40, 2) if tiny else (8, 200, 3)
+    for architecture in ARCHITECTURES:
+        shape = shapes.shape(architecture, tiny)
+        pairs = realistic_pairs(shape, n, longest)
+        count = distinct_tokens([*pairs.positive, *pairs.negative])
+        distinct = shapes.sample(shape, -(-count // longest), longest)
+        for host in shapes.hosts():
+            layers = range(shape.n_layers)
+            against = Comparison(shape, host, pairs, layers, distinct, rounds)
+            # One text a batch: in larger ones the peers' padding costs more than it saves.
+            yield from against.rows(None if tiny or host != "bridge" else 1, Goal(3, at_least=True))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One set of pairs on one model, read by everybody who can."""
+
+    shape: Shape
+    host: str
+    pairs: Pairs
+    layers: Sequence[int]
+    distinct: torch.Tensor
+    """As many tokens as the pairs have different ones."""
+    rounds: int
+
+    def rows(
+        self, peers_batch: int | None, peers_goal: Goal, limit_goal: Goal | None = None
+    ) -> Iterator[Row]:
+        """Yield our cost over the limit, and everybody's over ours; peers with a batch size."""
+        model = shapes.build(self.shape, self.host)
+        texts = [*self.pairs.positive, *self.pairs.negative]
+        runs: dict[str, Run] = {
+            "limit": partial(limit, model, self.distinct.split(PASS_ROWS), max(self.layers)),
+            "SteerLens": found(model, self.pairs, self.layers),
+            "run_with_cache, filtered": partial(cached, model, texts, self.layers, filtered=True),
+        }
+        if limit_goal is not None:  # where texts are few and short
+            runs["run_with_cache"] = partial(cached, model, texts, self.layers, filtered=False)
+        with ExitStack() as stack:
+            served, failed = {}, {}
+            if peers_batch is not None:
+                served, failed = served_peers(
+                    stack, self.shape, self.pairs, self.layers, peers_batch
+                )
+            seconds = interleaved({**runs, **served}, self.rounds)
+        what = f"{self.shape.name}, {self.host}"
+        ours = seconds["SteerLens"]
+        yield Row(f"{what}: SteerLens / limit", ratio(ours, seconds["limit"]), limit_goal)
+        if peers_batch is not None:
+            yield from against_peers(what, seconds, failed, peers_goal)
+        for name in [name for name in seconds if name.startswith("run_with_cache")]:
+            yield Row(f"{what}: {name} / SteerLens", ratio(seconds[name], ours))

@@ -6,7 +6,8 @@ import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +16,14 @@ from steerlens.statistics import Interval, band, expanded_level, resampled_rows
 Run = Callable[[], object]
 NARROW = 0.1
 """An interval narrower than this may reach over its goal."""
+
+
+class Usage(NamedTuple):
+    """What one run took in a process of its own: CPU seconds, and MB before and at the peak."""
+
+    seconds: float
+    before: float
+    peak: float
 
 
 @dataclass(frozen=True)
@@ -49,20 +58,26 @@ class Goal:
         return "undecided" if right(best) else "missed"
 
 
-def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    runs: Mapping[str, Run], rounds: int, *, wall: bool = False
+) -> dict[str, list[float]]:
     """Return the seconds of every run in each round: A B C, A B C, ...; one of each goes before.
 
     Runs of a round stand beside each other in time, so that what slows the machine slows them all.
+    Seconds are the process's on the CPU, which others' work on the machine hardly touches, or
+    `wall` ones, for runs that wait: for a GPU, or for workers.
     """
+    clock = perf_counter if wall else process_time
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             gc.collect()
-            start = perf_counter()
-            run()
-            seconds[name].append(perf_counter() - start)
+            start = clock()
+            answer = run()
+            elsewhere = isinstance(answer, Usage) and not wall
+            seconds[name].append(answer.seconds if elsewhere else clock() - start)
     return seconds
 
 

@@ -1,7 +1,7 @@
 """A run in a process of its own: `python serve.py module:function '{"argument": ...}'`.
 
 The function sets up and returns what is to be run. Each line on standard input runs it once, and
-the answer is one line of JSON: seconds, and resident memory in MB before and at its peak. Only
+the answer is one line of JSON: CPU seconds, and resident memory in MB before and at its peak. Only
 the standard library, so that a peer's environment can serve its own run.
 """
 
@@ -29,9 +29,9 @@ def measured(run: Callable[[], Any]) -> dict[str, float]:
     """Run once; the peak is of this run alone: the kernel is told to forget the earlier one."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
-    before, start = resident("VmRSS"), time.perf_counter()
+    before, start = resident("VmRSS"), time.process_time()
     run()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return {"seconds": seconds, "before": before, "peak": resident("VmHWM")}
 
 

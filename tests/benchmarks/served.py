@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.measuring import Usage
 from benchmarks.results import ROOT
 
 _SERVE = Path(__file__).with_name("serve.py")
@@ -37,12 +38,11 @@ class Served:
         )
         self._answer()
 
-    def __call__(self) -> dict[str, float]:
-        """Run once; return seconds, and MB resident before and at the peak."""
+    def __call__(self) -> Usage:
+        """Run once; return what it took."""
         assert self._process.stdin is not None
         print(file=self._process.stdin)
-        answer: dict[str, float] = json.loads(self._answer())
-        return answer
+        return Usage(**json.loads(self._answer()))
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -72,8 +72,7 @@ class Served:
         self.close()
 
 
-def peak(target: str, python: str | Path = sys.executable, **arguments: Any) -> dict[str, float]:
-    """Return what one run, after one to warm up, takes in a fresh process of its own."""
+def peak(target: str, python: str | Path = sys.executable, **arguments: Any) -> Usage:
+    """Return what the first run takes in a fresh process; later ones use what it left behind."""
     with Served(target, python, **arguments) as run:
-        run()
         return run()

@@ -91,10 +91,10 @@ def test_a_peak_is_of_the_run_alone() -> None:
     if sys.platform != "linux":
         pytest.skip("the kernel's account of resident memory is Linux's")
     with Served("benchmarks.serve:hoard", megabytes=200) as run:
-        rises = [round(used["peak"] - used["before"]) for used in (run(), run())]
+        rises = [round(used.peak - used.before) for used in (run(), run())]
     assert all(198 <= rise <= 205 for rise in rises)
     small = peak("benchmarks.serve:hoard", megabytes=2)
-    assert small["peak"] - small["before"] < 20
+    assert small.peak - small.before < 20
 
 
 def test_a_run_that_cannot_be_set_up_says_why() -> None:
