@@ -97,12 +97,12 @@ def attribution(tiny: bool) -> Iterator[Row]:
             )
     few, many = (2, 4) if tiny else (64, 512)
     used = [peak("benchmarks.components:attributing", tiny=tiny, pairs=n) for n in (few, many)]
-    rise = [each["peak"] - each["before"] for each in used]
+    rise = [each.peak - each.before for each in used]
     yield Row(
         f"Llama shape: peak with {many} pairs / with {few}",
-        Figure(used[1]["peak"] / used[0]["peak"]),
+        Figure(used[1].peak / used[0].peak),
         None if tiny else Goal(1 + FLAT),
-        note=f"of {used[1]['peak']:.0f} MB; {rise[0]:.0f} and {rise[1]:.0f} above the start",
+        note=f"of {used[1].peak:.0f} MB; {rise[0]:.0f} and {rise[1]:.0f} above the start",
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu
+from benchmarks.growth import collected_by, part_collected
 from benchmarks.measuring import Figure, Goal, interleaved, median, ratio
 from benchmarks.registry import CASES
 from benchmarks.results import PAGE, TABLE, Result, Row, load, save, table, write_page
@@ -114,6 +117,23 @@ def test_what_a_gpu_is_asked_runs_without_one() -> None:
     _check(rows)
     [waits] = [row for row in rows if "waits" in row.what]
     assert waits.verdict == "met"
+
+
+@pytest.mark.host
+def test_what_workers_collect_merges_into_the_whole() -> None:
+    """Law 8, over processes."""
+    texts = [[4 + (3 * i + j) % 90 for j in range(3 + i % 4)] for i in range(11)]
+    whole = part_collected(texts)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        merged = collected_by(pool, texts, 3)
+    assert merged.rows == whole.rows
+    for name, moments in whole.items():
+        assert merged[name].count == moments.count == len(texts)
+        near = {"rtol": 0.0, "atol": 1e-6 * float(whole.examples[name].norm(dim=1).max())}
+        torch.testing.assert_close(merged[name].mean, moments.mean, **near)
+        spread = merged[name].variance.sqrt(), moments.variance.sqrt()
+        torch.testing.assert_close(*spread, **near)
+        torch.testing.assert_close(merged.examples[name], whole.examples[name], **near)
 
 
 def _check(rows: list[Row]) -> None:
