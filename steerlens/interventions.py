@@ -245,7 +245,7 @@ def scaled(moment: Moment, values: Float[Tensor, "batch pos"], transform: Transf
     """Return the transform's change at strength c * g, and where c * g is not 0."""
     h = moment.written
     values = over_units(values, h)
-    written = values != 0
+    written = values.bool()
     change = transform.change(moment.x, values, moment.window)
     if change.shape != h.shape:
         try:
@@ -262,7 +262,9 @@ def scaled(moment: Moment, values: Float[Tensor, "batch pos"], transform: Transf
 
 def over_units(values: Tensor, h: Float[Tensor, "batch pos *unit"]) -> Tensor:
     """Return one value a token, (batch, pos), shaped to broadcast against an activation."""
-    return values[..., None] if h.ndim == 3 else values.reshape(*values.shape, *[1] * (h.ndim - 2))
+    return (
+        values.reshape(*values.shape, *[1] * (h.ndim - 2)) if h.ndim > 3 else values.unsqueeze(-1)
+    )
 
 
 def change(

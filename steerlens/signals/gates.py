@@ -68,7 +68,7 @@ class Probe(Combining):
     def __call__(self, moment: Moment) -> Values:
         """Return the probability."""
         score = dots(moment.x, moment.beside(self.direction.vector))
-        return torch.sigmoid(score + self.bias if self.bias else score)
+        return torch.sigmoid(score + moment.number(self.bias) if self.bias else score)
 
     def __repr__(self) -> str:
         """Return `probe('harm')`, with the bias where there is one."""

@@ -98,6 +98,10 @@ class Moment:
         """Return a constant tensor on the device and in the dtype of x, moved there once."""
         return self.memory.beside(constant, self.x)
 
+    def number(self, value: float) -> Tensor:
+        """Return a number as a tensor (1, 1): beside another tensor it costs less than a float."""
+        return self.memory.number(value, self.x)
+
     def at(self, hook_name: str) -> Moment:
         """Return the moment as seen at another hook point."""
         if self.elsewhere is None:

@@ -107,7 +107,7 @@ class Constant(Combining):
 
     def __call__(self, moment: Moment) -> Float[Tensor, "1 1"]:
         """Return the number."""
-        return moment.memory.number(self.value, moment.x)
+        return moment.number(self.value)
 
     def __repr__(self) -> str:
         """Return the number."""

@@ -143,7 +143,7 @@ def models(tiny: bool) -> Iterator[tuple[str, Any]]:
 
 def steps(tiny: bool) -> Iterator[Row]:
     """`generate` under a steering: a decoded step over that step less our callbacks and clock."""
-    new, rounds = (8, 1) if tiny else (48, 4)
+    new, rounds = (8, 1) if tiny else (48, 2)
     for what, model in models(tiny):
         tokens = torch.randint(5, 400, (1, PROMPT), generator=torch.Generator().manual_seed(0))
         one = sl.add(_direction(model, model.cfg.n_layers // 2), 1, positions="predicting")
