@@ -60,11 +60,12 @@ def write(
     Raises BadInputError where there is no such folder; then, and whenever writing fails, what was
     there before is there still.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     whole = {name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}
     with replacing(Path(path)) as fresh:
-        save_file(whole, fresh, metadata=signed({"kind": kind, **about}, whole))
+        # save_file would make a file that its owner alone may read, whatever the umask
+        fresh.write_bytes(save(whole, metadata=signed({"kind": kind, **about}, whole)))
 
 
 def signed(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -63,6 +63,13 @@ def test_tensors_as_users_have_them(tmp_path: Path) -> None:
         assert torch.equal(found[name], each)
 
 
+def test_whoever_may_read_other_files_may_read_ours(tmp_path: Path) -> None:
+    write(tmp_path / "ours.safetensors", "direction", {"v": torch.ones(2)}, {})
+    (tmp_path / "plain.txt").write_text("")
+    ours, plain = ((tmp_path / name).stat() for name in ("ours.safetensors", "plain.txt"))
+    assert ours.st_mode == plain.st_mode
+
+
 def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     with pytest.raises(ZeroDivisionError), replacing(path) as fresh:

@@ -22,7 +22,7 @@ from steerlens.formats import from_gguf, gguf
 from steerlens.formats.control_vectors import ARCHITECTURE
 from steerlens.host import split_name
 
-_QUALITY = ("held-out AUC", "placebo", "effect", "halves", "rank")
+_QUALITY = ("held-out AUC", "placebo to", "effect", "halves", "rank")
 """Beside the AUC the highest of placebos' bands; the cosine of the directions of two halves."""
 MOST, MOST_IN_REPORT = 12, 500
 """Rows of a table that are shown."""
