@@ -37,6 +37,7 @@ TASKS = (
 """The world's tasks of one concept, but for one that the model does without fault (brevity)."""
 FIT, VALIDATION, TEST = 150, 32, 64
 PLACEBOS = 5
+"""Draws of random units a site, where no other number is asked for."""
 KS: dict[sadi.Site, tuple[int, ...]] = {
     "head": (3, 10),
     "neuron": (20, 300),
@@ -65,7 +66,7 @@ def scaled(masks: Sequence[sadi.Mask]) -> Iterator[Option]:
         yield f"{mask.k} units", sadi.scaling(mask, sadi.Config(strength=2)), DELTAS
 
 
-def options(model: Any, contrast: sl.Contrast) -> Iterator[tuple[str, list[Option]]]:
+def options(model: Any, contrast: sl.Contrast, placebos: int) -> Iterator[tuple[str, list[Option]]]:
     """Every method's grid, fitted on a contrast; masks of random units last."""
 
     def quiet(module: Any, config: Any) -> sl.Steering:
@@ -96,19 +97,24 @@ def options(model: Any, contrast: sl.Contrast) -> Iterator[tuple[str, list[Optio
         ],
     )
     for site, masks in found.items():
-        for seed in range(PLACEBOS):
+        for seed in range(placebos):
             drawn = [sadi.random_mask(each, seed) for each in masks]
             yield f"random {site} {seed}", list(scaled(drawn))
 
 
-def study(model: Any, name: str) -> dict[str, Any]:
-    """Each method's choice on validation items, and its scores on test items."""
+def study(model: Any, name: str, results: Results, placebos: int) -> None:
+    """Put each method's choice on validation items into the results, and its test scores."""
     fit, validation, test = (
         of_world(name, split, n)
         for split, n in (("fit", FIT), ("validation", VALIDATION), ("test", TEST))
     )
-    found: dict[str, Any] = {"none": {"point": "", "scores": test.scores(model).values[0].tolist()}}
-    for method, grid in tqdm(options(model, answers(fit)), desc=name, total=7 + 3 * PLACEBOS):
+    found = results.get(name) or {
+        "none": {"point": "", "scores": test.scores(model).values[0].tolist()}
+    }
+    grids = options(model, answers(fit), placebos)
+    for method, grid in tqdm(grids, desc=name, total=7 + 3 * placebos):
+        if method in found:
+            continue
         best, point, chosen = -1.0, "", (None, 1.0)
         for label, steering, coeffs in grid:
             means = validation.scores(model, steering, coeffs).mean.tolist()
@@ -118,7 +124,7 @@ def study(model: Any, name: str) -> dict[str, Any]:
         steering, coeff = chosen
         scores = test.scores(model, steering, [coeff]).values[0].tolist()
         found[method] = {"point": point, "validation": best, "scores": scores}
-    return found
+        results[name] = found
 
 
 def report(results: Sequence[dict[str, Any]]) -> None:
@@ -137,7 +143,8 @@ def report(results: Sequence[dict[str, Any]]) -> None:
         low, high = lead.interval
         print(f"SADI-head over {each} {lead.mean:+.3f} [{low:+.3f}, {high:+.3f}], Holm p {p:.3f}")
     for site in KS:
-        drawn = [_stacked(results, f"random {site} {i}").mean() for i in range(PLACEBOS)]
+        random = [each for each in results[0][TASKS[0]] if each.startswith(f"random {site} ")]
+        drawn = [_stacked(results, each).mean() for each in random]
         told = ", ".join(f"{float(each):.3f}" for each in sorted(drawn))
         real = float(scores[f"SADI-{site}"].mean())
         print(f"SADI-{site} {real:.3f}; masks of random units, chosen alike: {told}")
@@ -161,9 +168,9 @@ def main() -> None:
     parser.add_argument("--folder", help="of another Steerling; by default the bundled one")
     parser.add_argument(
         "--out",
-        required=False,
-        help="where the results go, task by task; a run that was killed goes on",
+        help="where the results go, method by method; a run that was killed goes on",
     )
+    parser.add_argument("--placebos", type=int, default=PLACEBOS, help="random masks a site")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "report":
@@ -172,8 +179,7 @@ def main() -> None:
     model = load_model(folder=arguments.folder)
     results = Results(arguments.out)
     for name in TASKS:
-        if name not in results:
-            results[name] = study(model, name)
+        study(model, name, results, arguments.placebos)
     report([results])
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.clock import Clock, Generation
@@ -75,6 +75,33 @@ def bare(model: Host) -> bool:
     return not vars(model).get(_CLOCKS) and not any(
         point.fwd_hooks for point in model.hook_dict.values()
     )
+
+
+def logits_at(
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    **options: Any,
+) -> Float[Tensor, "asked d_vocab"]:
+    """Run a pass and return the logits at the positions of a mask, row after row.
+
+    Only these positions are unembedded, unless a hook at the unembedding would see it: of a
+    vocabulary of 256,000 words the logits of a whole batch take gigabytes. `options` go to the
+    host's call.
+    """
+    if any(each._forward_hooks or each._forward_pre_hooks for each in model.unembed.modules()):
+        every: Tensor = model(tokens, **options)
+        return every[mask]
+
+    def keep(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][mask][None], *args[1:])
+
+    handle = model.unembed.register_forward_pre_hook(keep)
+    try:
+        asked: Tensor = model(tokens, **options)
+    finally:
+        handle.remove()
+    return asked[0]
 
 
 @contextmanager

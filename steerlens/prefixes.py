@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.host import Host, device_of, is_bridge
-from steerlens.passes import telling
+from steerlens.passes import logits_at, telling
 from steerlens.text import Batch, Encoded
 
 PASS = {"cpu": 2.5e6, "cuda": 2.5e9}
@@ -35,24 +35,29 @@ class Prefix:
         self.model = model
         self.prompts = prompts
         self._past = empty_cache(model, len(prompts))
-        self.logits: Float[Tensor, "batch prompt d_vocab"] = self._run(
-            prompts, prompts, torch.ones_like(prompts, dtype=torch.bool), self._past
+        last = torch.zeros_like(prompts, dtype=torch.bool)
+        last[:, -1] = True
+        real = torch.ones_like(last)
+        self.last: Float[Tensor, "batch d_vocab"] = self._run(
+            prompts, prompts, real, self._past, last
         )
+        """The logits of the prompts' last tokens."""
 
     def then(
         self, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Return the logits of what follows each prompt: `lengths` tokens, and padding."""
+    ) -> Float[Tensor, "token d_vocab"]:
+        """Return the logits of what follows each prompt, `lengths` tokens a row, row after row."""
         index = torch.arange(tokens.shape[1], device=tokens.device)
-        real = torch.cat([torch.ones_like(self.prompts) > 0, index < lengths[:, None]], 1)
-        return self._run(tokens, torch.cat([self.prompts, tokens], 1), real, forked(self._past))
+        here = index < lengths[:, None]
+        real = torch.cat([torch.ones_like(self.prompts) > 0, here], 1)
+        whole = torch.cat([self.prompts, tokens], 1)
+        return self._run(tokens, whole, real, forked(self._past), here)
 
-    def _run(self, tokens: Tensor, whole: Tensor, real: Tensor, past: Any) -> Tensor:
+    def _run(self, tokens: Tensor, whole: Tensor, real: Tensor, past: Any, asked: Tensor) -> Tensor:
         """Run tokens after what is cached; `whole` is the text so far, and they its last."""
         prompt_lengths = torch.full((len(real),), self.prompts.shape[1], device=real.device)
         with torch.no_grad(), telling(self.model, Batch(whole, real, prompt_lengths)):
-            logits: Tensor = self.model(tokens, **going_on(self.model, tokens, past))
-            return logits
+            return logits_at(self.model, tokens, asked, **going_on(self.model, tokens, past))
 
 
 def keeping_nothing(model: Host) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
-from steerlens.passes import telling
+from steerlens.passes import logits_at, telling
 from steerlens.prefixes import Prefix, shared_parts
 from steerlens.rows import Family
 from steerlens.running import running
@@ -58,18 +58,18 @@ def _branches(
     found: list[Prediction] = []
     with _rows_on(model, steering, coeffs, len(rows)):
         prefix = Prefix(model, rows.repeat(times, 1))
-        first = _by_coeff(prefix.logits[:, -1:], times)
+        first = _by_coeff(prefix.last, times)
         for branch in zip_longest(*groups):
             tails = [() if at is None else contexts[at].tokens[length:] for at in branch]
-            after = first[:, :, :0]
+            after = first[:, :0]
             if any(tails):
                 more = pad(model, [Encoded(tail, 0) for tail in tails], device)
                 ends = more.real.sum(1).repeat(times)
-                logits = prefix.then(more.tokens.repeat(times, 1), ends)
-                after = _by_coeff(logits, times)
-            for row, (at, tail) in enumerate(zip(branch, tails, strict=True)):
+                after = _by_coeff(prefix.then(more.tokens.repeat(times, 1), ends), times)
+            parts = torch.split(after, [len(tail) for tail in tails], dim=1)
+            for row, (at, part) in enumerate(zip(branch, parts, strict=True)):
                 if at is not None:
-                    found.append((at, torch.cat([first[:, row], after[:, row, : len(tail)]], 1)))
+                    found.append((at, torch.cat([first[:, row : row + 1], part], 1)))
     return found
 
 
@@ -117,16 +117,16 @@ def log_probs_at(
 ) -> Float[Tensor, "scored vocab"]:
     """Log-probabilities at the positions of a mask, row after row."""
     with torch.no_grad(), telling(model, batch):
-        return _log_softmax(model(batch.tokens)[mask])
+        return _log_softmax(logits_at(model, batch.tokens, mask))
 
 
 def _by_coeff(
-    logits: Float[Tensor, "rows pos vocab"], times: int
-) -> Float[Tensor, "coeff row pos vocab"]:
-    return _log_softmax(logits).reshape(times, -1, *logits.shape[1:])
+    logits: Float[Tensor, "coeff_token vocab"], times: int
+) -> Float[Tensor, "coeff token vocab"]:
+    return _log_softmax(logits).reshape(times, -1, logits.shape[-1])
 
 
-def _log_softmax(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+def _log_softmax(logits: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
     return torch.log_softmax(logits.float(), dim=-1)
 
 
