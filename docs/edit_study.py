@@ -3,12 +3,11 @@ r"""Weight edits against activation steering, at matched utility: what a behavio
     python docs/edit_study.py run --out seed0.json                      Steerling
     python docs/edit_study.py run --folder SEED1 --out seed1.json       another training seed of it
     python docs/edit_study.py stories STORIES --pairs sentiment.jsonl --texts stories.json \
-        --out stories.json
+        --out sadness.json
     python docs/edit_study.py report seed0.json seed1.json seed2.json   the tables, models pooled
     python docs/edit_study.py pictures                                  an edit, drawn
 
-`SEED1` is what `python -m steerlens.demo.train --seed 1 --tokens 20971520 --out SEED1` makes. Every
-method has a grid of strengths; the point that scores highest on validation items among those whose
+`SEED1` is a folder of another Steerling (`docs/seeds/1`, `docs/seeds/2`). Every method has a grid of strengths; the point that scores highest on validation items among those whose
 utility there is at most 5 points below the unedited model's is read on test items. Seed 0, one
 thread, about 12 minutes a model.
 """

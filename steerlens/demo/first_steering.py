@@ -81,7 +81,7 @@ def run(
 ) -> Outcome:
     """Find on the fit split, choose on validation, report on test.
 
-    Cost: on Steerling about a minute on two cores, most of it generating 2,000 completions.
+    Cost: on Steerling one to three minutes on two cores, most of it generating 2,000 completions.
     """
     directions = find_directions(
         model, setting.fit, name=setting.concept, seed=seed, progress=progress

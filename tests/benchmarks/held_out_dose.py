@@ -53,12 +53,17 @@ def main() -> None:
             inside += low <= given.kl <= high
             low, high = chosen.interval_on(held_out)
             both += low <= given.kl <= high
-        low, high = share_interval(inside, given.splits)
         print(
-            f"calibrated on {calibrated}, held out {held}: {inside} of {given.splits} intervals "
-            f"contain the target [{low:.2f}, {high:.2f}], {both} that count both chances",
+            f"calibrated on {calibrated}, held out {held}: of {given.splits} intervals "
+            f"{_told(inside, given.splits)} contain the target, and of those that count both "
+            f"chances {_told(both, given.splits)}",
             flush=True,
         )
+
+
+def _told(hits: int, of: int) -> str:
+    low, high = share_interval(hits, of)
+    return f"{hits} [{low:.2f}, {high:.2f}]"
 
 
 if __name__ == "__main__":
