@@ -114,6 +114,8 @@ def study(model: Any, behaviour: Behaviour) -> dict[str, Any]:
     points = grids(model, behaviour.contrast)
     candidates = editing.candidates(model, behaviour.contrast, progress=False)
     found: dict[str, Any] = {"none": {"point": "", **_test(model, behaviour, None)}}
+    largest = max(float(each.importance.abs().max()) for each in candidates.of("attn"))
+    found["largest |g| of a head"] = largest
     best: Change = None
     for name in tqdm([*points, "top by |g|"], desc=behaviour.name):
         mine = points[name] if name in points else _tops(candidates, best)
@@ -149,7 +151,7 @@ def report(results: Sequence[dict[str, Any]]) -> None:
     """Print a table a behaviour, models pooled, and Steer2Edit's rank among its placebos."""
     for name in results[0]:
         runs = [each[name] for each in results]
-        methods = [key for key in runs[0] if key not in ("placebos", "edit")]
+        methods = [key for key, each in runs[0].items() if isinstance(each, dict)]
         scores = {m: torch.tensor([run[m]["attribute"] for run in runs]) for m in methods}
         kept = {m: torch.tensor([run[m]["utility"] for run in runs]) for m in methods}
         print(f"\n{name}: {len(runs)} models, {scores['none'].shape[1]} test items each")
@@ -163,6 +165,7 @@ def report(results: Sequence[dict[str, Any]]) -> None:
         _print_placebos([run for run in runs if "placebos" in run])
         for run in runs:
             print("; ".join(f"{m}: {run[m]['point']}" for m in methods[1:]), run.get("edit", ""))
+            print(f"largest |g| of a head {run['largest |g| of a head']:.2f}")
 
 
 def _print_placebos(runs: Sequence[dict[str, Any]]) -> None:
