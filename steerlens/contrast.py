@@ -133,8 +133,7 @@ class Contrast:
     @cached_property
     def digest(self) -> str:
         """The sha256 of the items, for provenance."""
-        sides = json.dumps([_plain(self.positive), _plain(self.negative)])
-        return sha256(sides.encode()).hexdigest()
+        return digest(self.positive, self.negative)
 
     def _taken(self, positive: list[int], negative: list[int]) -> Contrast:
         return Contrast(
@@ -165,6 +164,15 @@ def _order(length: int, seed: int) -> list[int]:
     order = list(range(length))
     random.Random(seed).shuffle(order)
     return order
+
+
+def digest(*groups: object) -> str:
+    """Return the sha256 of groups of items, their order included, for provenance.
+
+    >>> digest(["good"], ["bad"])[:12] == sl.Contrast(["good"], ["bad"]).digest[:12]
+    True
+    """
+    return sha256(json.dumps([_plain(each) for each in groups]).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -47,6 +47,8 @@ class Intervention:
     gate: Signal = OPEN
     reads: str | None = None
     """The hook point whose activation is x, where it is not the one written."""
+    provenance: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """What a method says of how it made it; see `provenance.made_by`."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError on a share outside 0 to 1, and on parts that do not go together."""

@@ -5,6 +5,7 @@ A direction is a claim about one model: its weights, how they were processed, on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,8 @@ Difference = Literal["model", "weights", "hook_names"]
 """In what a model may differ from the one that something was made on."""
 Allow = str | Collection[str]
 """Differences that are meant: "model", "weights", "hook_names", or several of them."""
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Where a function lies in memory, which its repr tells and no other process shares."""
 
 
 def provenance(model: Host) -> dict[str, str]:
@@ -38,6 +41,27 @@ def provenance(model: Host) -> dict[str, str]:
         "weights": "norms folded" if processed else "as trained",
         **_writers(model),
     }
+
+
+def made_by(model: Host, method: str, config: object, data: str) -> dict[str, str]:
+    """Return the provenance of what a method makes: the model's, the method, its config, its data.
+
+    - `config`: the method's choices, told by their repr.
+    - `data`: the hash of what it was fitted on, such as a contrast's `digest`.
+
+    >>> made_by(model, "caa", {"layer": 2}, contrast.digest)["config"]
+    "{'layer': 2}"
+    """
+    return {**provenance(model), "method": method, "config": worded(config), "data": data}
+
+
+def worded(config: object) -> str:
+    """Return a config in words: words as they are, else its repr without functions' addresses.
+
+    >>> worded([1, worded])
+    '[1, <function worded>]'
+    """
+    return config if isinstance(config, str) else _ADDRESS.sub("", repr(config))
 
 
 def _writers(model: Any) -> dict[str, str]:

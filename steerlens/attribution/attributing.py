@@ -22,7 +22,7 @@ from steerlens.directions.finding import check_read_alike
 from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.positions import Positions
-from steerlens.provenance import provenance
+from steerlens.provenance import made_by
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def attribute(
         )
         for side in items
     )
+    config = _config(max_examples, probes, metric, seed)
     sizes = [len(each.inputs.rows) for each in (positive, negative)]
     parted = folds(*sizes, paired=contrast.paired, seed=seed)
     sides = _Sides(parts, positive, negative, parted, probes)
@@ -133,8 +134,16 @@ def attribute(
         name=listed(direction)[0].name,
         items=contrast.counted,
         positions=positive.inputs.positions,
-        provenance={**provenance(model), "data": contrast.digest},
+        provenance=made_by(model, "attribute", config, contrast.digest),
     )
+
+
+def _config(max_examples: int, probes: bool, metric: Metric | None, seed: int) -> str:
+    """What was chosen, in words: of a metric its name."""
+    told = ["probes" if probes else "no probes", f"seed {seed}"]
+    if metric is not None:
+        told.append(f"metric {getattr(metric, '__name__', type(metric).__name__)}")
+    return ", ".join([f"at most {max_examples} examples a side", *told])
 
 
 def _scores(sides: _Sides, place: Place, direction: Tensor) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ FEW = 16
 def fingerprint(*values: Any) -> str:
     """Return 12 hex digits that two values share where all they are made of is equal.
 
-    Tensors count by their bytes, dataclasses and plain objects by their fields, functions by
-    their name (what they close over is not seen).
+    Tensors count by their bytes, dataclasses by the fields that are compared, plain objects by
+    theirs, functions by their name (what they close over is not seen).
 
     >>> fingerprint(torch.ones(2)) == fingerprint(torch.ones(2))
     True
@@ -55,7 +55,8 @@ def _plain(value: Any) -> Any:
         return [[_plain(key), _plain(each)] for key, each in value.items()]
     name = type(value).__qualname__
     if is_dataclass(value) and not isinstance(value, type):
-        return [name, [[each.name, _plain(getattr(value, each.name))] for each in fields(value)]]
+        compared = [each.name for each in fields(value) if each.compare]
+        return [name, [[each, _plain(getattr(value, each))] for each in compared]]
     if isinstance(value, set | frozenset):
         return sorted(repr(_plain(each)) for each in value)
     if isinstance(value, Iterable):

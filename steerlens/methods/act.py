@@ -36,8 +36,10 @@ from steerlens.contrast import Contrast
 from steerlens.errors import BadInputError
 from steerlens.host import HookNames, Host
 from steerlens.methods.data import Sets
+from steerlens.methods.signing import signed
 from steerlens.methods.transport import check_share, coupled, places, quantile
 from steerlens.positions import Positions
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.transforms import Affine
 from steerlens.verbs import steer
@@ -188,7 +190,8 @@ def fit(
     found = _maps(model, sets, names, config, progress)
     if config.incremental:
         found = _in_turn(model, sets, found, config, progress)
-    return steer(found, coeff=config.coeff, positions=config.positions)
+    steering = steer(found, coeff=config.coeff, positions=config.positions)
+    return signed(steering, made_by(model, "act", config, sets.digest))
 
 
 def _maps(

@@ -25,8 +25,9 @@ from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_name, need_tokenizer, token_id
 from steerlens.methods.ends import whole
+from steerlens.methods.signing import signed
 from steerlens.positions import index
-from steerlens.provenance import provenance
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.text import Encoded
 from steerlens.transforms import stored_pass
@@ -81,7 +82,7 @@ def fit(
     layer = default_layer(int(model.cfg.n_layers)) if config.layer is None else config.layer
     place = hook_name("resid_pre", layer)
     first, second = stored_pass(model, padded(model, data, config.pad), place)
-    source = {**provenance(model), "method": "actadd", "config": repr(config), "data": data.digest}
+    source = made_by(model, "actadd", config, data.digest)
     parts = []
     for i, (up, down) in enumerate(zip(first, second, strict=True)):
         if float((up - down).norm()) > NOTHING * float(up.norm()):
@@ -93,7 +94,7 @@ def fit(
             f"The two prompts read the same at {place!r}: {data.positive[0]!r} and "
             f"{data.negative[0]!r}. Give prompts that differ."
         )
-    return reduce(sum_of, parts)
+    return signed(reduce(sum_of, parts), source)
 
 
 def default_layer(n_layers: int) -> int:

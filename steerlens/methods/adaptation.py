@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from steerlens.directions import Direction, Directions
 from steerlens.directions.collection import listed
 from steerlens.errors import BadInputError
 from steerlens.methods.composing import composed
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions
 from steerlens.steering import Steering
 
@@ -54,6 +56,7 @@ class Adaptation:
     """How many examples were wrong without steering."""
     right: int
     positions: Positions = "everywhere"
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise BadInputError where the trials are not of this basis, or the best is none."""
@@ -87,7 +90,7 @@ class Adaptation:
     @property
     def steering(self) -> Steering:
         """The steering that adds the composed vector."""
-        return composed(self.basis, self.best.weights, self.positions)
+        return signed(composed(self.basis, self.best.weights, self.positions), self.provenance)
 
     @property
     def shares(self) -> dict[str, float]:

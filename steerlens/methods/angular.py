@@ -39,8 +39,9 @@ from steerlens.directions.finding import check_read_alike
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.host import Host, hook_name, is_bridge, layer_of
 from steerlens.interventions import OPEN, Group, Intervention
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions, selector
-from steerlens.provenance import provenance
+from steerlens.provenance import made_by
 from steerlens.signals import Constant, Projection, Signal
 from steerlens.steering import Steering
 from steerlens.transforms import Rotate, RotateTo, Transform
@@ -222,7 +223,7 @@ def plane(
         both.float(),
         names[which],
         {n: (_projected(positive, n, both[0]), _projected(negative, n, both[0])) for n in names},
-        {**provenance(model), "method": "angular", "data": data.digest},
+        made_by(model, "angular", config, data.digest),
         data.counted,
     )
 
@@ -251,6 +252,9 @@ def fit(
     if config.mode not in ("angular", "selective"):
         raise UnknownNameError(f"The modes are 'angular' and 'selective', not {config.mode!r}.")
     found = plane(model, data, config, progress=progress)
-    if config.mode == "selective":
-        return found.selective(config.angle, positions=config.positions)
-    return found.angular(config.angle, adaptive=config.adaptive, positions=config.positions)
+    steering = (
+        found.selective(config.angle, positions=config.positions)
+        if config.mode == "selective"
+        else found.angular(config.angle, adaptive=config.adaptive, positions=config.positions)
+    )
+    return signed(steering, found.made_on)

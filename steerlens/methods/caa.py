@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from steerlens.contrast import Contrast
 from steerlens.directions import find_directions
 from steerlens.host import Host
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.verbs import add
 
@@ -58,4 +60,5 @@ def fit(
         quality=False,
         progress=progress,
     )
-    return add(found, config.coeff, positions=config.positions)
+    steering = add(found, config.coeff, positions=config.positions)
+    return signed(steering, made_by(model, "caa", config, data.digest))

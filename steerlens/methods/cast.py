@@ -38,11 +38,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerlens.cards import count
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, digest
 from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.methods.conditions import READ, SIDES, Condition, Pool, Side, components, search
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.transforms import Add, KeepNorm
 from steerlens.verbs import steer
@@ -61,6 +63,11 @@ class Conditional:
 
     behaviour: Contrast
     condition: Contrast
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of both contrasts, for provenance."""
+        return digest(self.behaviour.digest, self.condition.digest)
 
     def __repr__(self) -> str:
         """Return the sizes."""
@@ -130,12 +137,13 @@ def fit(
     changes: list[Any] = [Add(each) for each in vectors]
     if config.keep_norm:
         changes = [KeepNorm(each) for each in changes]
-    return steer(
+    steering = steer(
         changes,
         coeff=config.coeff,
         positions=config.positions,
         gate=condition.gate,
     )
+    return signed(steering, made_by(model, "cast", config, data.digest))
 
 
 def find_condition(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steerlens.cards import count, number
 from steerlens.evaluation.tasks import Task
@@ -14,6 +14,8 @@ from steerlens.steering import Steering
 
 if TYPE_CHECKING:
     import pandas
+
+C = TypeVar("C", bound=Any)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +57,26 @@ class Chosen:
             f"Chosen({self.config!r}: {number(self.score)} on {count(self.items, 'item')}, "
             f"unsteered {number(self.base)}; best of {len(self.tried)})"
         )
+
+
+def alike(configs: Sequence[C], **fixed: object) -> list[tuple[C, list[int]]]:
+    """Return the places of configurations that are equal once some fields are fixed.
+
+    Not by a hash: a config may hold a slice, which has none.
+
+    >>> from steerlens.methods import caa
+    >>> alike([caa.Config(coeff=1), caa.Config(layer=2), caa.Config(coeff=4)], coeff=0.0)
+    [(Config(layer=None, coeff=0.0, ...), [0, 2]), (Config(layer=2, ...), [1])]
+    """
+    found: list[tuple[C, list[int]]] = []
+    for place, each in enumerate(configs):
+        shared = replace(each, **fixed)
+        same = [places for other, places in found if other == shared]
+        if same:
+            same[0].append(place)
+        else:
+            found.append((shared, [place]))
+    return found
 
 
 def mean_by_row(model: Host, task: Task, steering: Steering) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, digest
 from steerlens.errors import BadInputError
 from steerlens.text import Item
 
@@ -46,6 +46,11 @@ class Sets:
     def contrast(self) -> Contrast:
         """Target against source, as finders of directions take them."""
         return Contrast(self.target, self.source, paired=False)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the items, for provenance."""
+        return digest(self.source, self.target, self.control)
 
     def need_control(self, who: str) -> tuple[Item, ...]:
         """Return the control set. Raises BadInputError, naming who needs it, where it is empty."""

@@ -38,8 +38,9 @@ from steerlens.host import Host, device_of
 from steerlens.methods.data import Sets
 from steerlens.methods.gates import Gate, Gates, looked_at
 from steerlens.methods.gating import Folded, Rows, accuracy, fitted, held_out_accuracy
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions, selector
-from steerlens.provenance import provenance
+from steerlens.provenance import made_by
 from steerlens.reading import Picker
 from steerlens.steering import Steering
 from steerlens.text import Encoded, Item, encode, pad
@@ -141,7 +142,8 @@ def gated(
     The gates multiply those that it has. Raises and costs as `gates`; BadInputError where no
     hook point is kept.
     """
-    return gates(model, steering, data, config, progress=progress).steering()
+    found = gates(model, steering, data, config, progress=progress).steering()
+    return signed(found, made_by(model, "dsas", config, data.digest))
 
 
 def gates(
@@ -168,12 +170,7 @@ def gates(
     sides = sets.source, sets.need_control("DSAS")
     names = list(dict.fromkeys(looked_at(leaf) for leaf in steering.interventions))
     source, control = (_features(model, side, names, config, progress) for side in sides)
-    about = {
-        **provenance(model),
-        "method": "dsas",
-        "config": repr(config),
-        "positions": repr(selector(config.read)),
-    }
+    about = made_by(model, "dsas", config, sets.digest) | {"positions": repr(selector(config.read))}
     found = [
         Gate.of(name, *_fitted(source[name], control[name], config), config.min_accuracy, about)
         for name in tqdm(names, desc="gates", disable=not progress)

@@ -40,10 +40,11 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.methods.data import Sets
 from steerlens.methods.descent import Descent, Parts, Trained, descend
+from steerlens.methods.signing import signed
 from steerlens.methods.training import Live, Texts, drawn, gradients, matchings, split
 from steerlens.methods.transport import check_share, places
 from steerlens.positions import Mask, Positions
-from steerlens.provenance import provenance
+from steerlens.provenance import made_by
 from steerlens.signals import Combining, Moment, Probe, Readout, Relu, Signal
 from steerlens.signals.gates import dots
 from steerlens.steering import Steering, together
@@ -164,9 +165,10 @@ def train(
             name="E2E-DSAS",
             progress=progress,
         )
-        pairs = [_settled(model, *pair) for pair in zip(maps, gates, strict=True)]
+        source = made_by(model, "e2e_dsas", config, data.digest)
+        pairs = [_settled(*pair, source) for pair in zip(maps, gates, strict=True)]
     found = gated([pair[0] for pair in pairs], [pair[1] for pair in pairs], config.positions)
-    return Trained(config.coeff * found, course)
+    return Trained(signed(config.coeff * found, source), course)
 
 
 def gated(maps: Sequence[Transform], gates: Sequence[Signal], positions: Positions) -> Steering:
@@ -213,10 +215,10 @@ def _parameters(map: Live, gate: LiveGate) -> tuple[Tensor, ...]:
     return map.weight, map.bias, gate.weight, gate.bias
 
 
-def _settled(model: Host, map: Live, gate: LiveGate) -> tuple[Transform, Signal]:
+def _settled(map: Live, gate: LiveGate, source: Mapping[str, str]) -> tuple[Transform, Signal]:
     """A trained map and its gate as values: a share under a sigmoid, an amplitude under a relu."""
-    found, about = gate.weight / gate.unit, provenance(model)
-    direction = Direction(map.hook_name, found, name="e2e_dsas", provenance=about)
+    found = gate.weight / gate.unit
+    direction = Direction(map.hook_name, found, name="e2e_dsas", provenance=source)
     bias = float(gate.bias.detach())
     if gate.kind == "sigmoid":
         return map.settled(), Probe(direction, bias)

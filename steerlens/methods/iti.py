@@ -29,8 +29,9 @@ from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_names
 from steerlens.methods.ends import at_ends
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions
-from steerlens.provenance import provenance
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.verbs import add
 
@@ -86,7 +87,7 @@ def fit(
     Steering(15 * add('iti') @ blocks...attn.hook_z[predicting])
     """
     heads = probed(model, data, config, progress=progress)
-    source = {**provenance(model), "method": "iti", "config": repr(config), "data": data.digest}
+    source = made_by(model, "iti", config, data.digest)
     parts = [
         Direction(
             name,
@@ -98,7 +99,7 @@ def fit(
         for layer, name in enumerate(hook_names(model, "z"))
         if bool(heads.chosen[layer].any())
     ]
-    return add(parts, config.alpha, positions=config.positions)
+    return signed(add(parts, config.alpha, positions=config.positions), source)
 
 
 def probed(

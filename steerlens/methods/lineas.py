@@ -32,8 +32,10 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.methods.data import Sets
 from steerlens.methods.descent import Descent, Trained, descend
+from steerlens.methods.signing import signed
 from steerlens.methods.training import Live, gradients, matchings
 from steerlens.methods.transport import check_share, places
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.verbs import steer
 
@@ -119,8 +121,9 @@ def train(
             name="LinEAS",
             progress=progress,
         )
-    found = [each.settled() for each in maps]
-    return Trained(steer(found, coeff=config.coeff, positions=config.positions), course)
+    settled = [each.settled() for each in maps]
+    found = steer(settled, coeff=config.coeff, positions=config.positions)
+    return Trained(signed(found, made_by(model, "lineas", config, sets.digest)), course)
 
 
 def _shrink(maps: list[Live], config: Config, rate: float) -> None:

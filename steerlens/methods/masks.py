@@ -6,8 +6,8 @@ at the last token of question and answer (SADI, arXiv 2410.12299).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_name, hook_names
 from steerlens.methods.ends import at_ends
 from steerlens.moments import Moments, merge
+from steerlens.provenance import worded
 from steerlens.text import Item
 
 Site = Literal["head", "neuron", "hidden", "resid_post"]
@@ -52,6 +53,7 @@ class Mask:
     items: str = ""
     """What it was found in: "64 pairs"."""
     name: str = "sadi"
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise BadInputError where what is chosen and the scores are not of the same units."""
@@ -90,6 +92,10 @@ class Mask:
         """Return the mask of the best `k` by the same scores. Raises as `ranked` does."""
         return replace(self, chosen=ranked(self.scores, k, _NOUNS[self.site]))
 
+    def made_with(self, config: object) -> dict[str, str]:
+        """Return the provenance of what is made of the mask by a config."""
+        return {**self.provenance, "config": worded(config)}
+
     def __repr__(self) -> str:
         """Return `Mask(2 of 48 heads: L3H5, L2H1; 64 pairs)`."""
         letter, noun = _LETTERS[self.site], _plural(_NOUNS[self.site])
@@ -123,7 +129,9 @@ def random_mask(mask: Mask, seed: int = 0) -> Mask:
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(mask.scores.shape, generator=generator)
     chosen = ranked(scores + 1, mask.k, _NOUNS[mask.site])
-    return replace(mask, chosen=chosen, scores=scores, items="", name=f"random {seed}")
+    name = f"random {seed}"
+    source = {**mask.provenance, "placebo": name}
+    return replace(mask, chosen=chosen, scores=scores, items="", name=name, provenance=source)
 
 
 def unit_scores(

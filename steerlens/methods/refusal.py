@@ -41,8 +41,9 @@ from steerlens.methods.refusal_scores import (
     shared_end,
     token_ids,
 )
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions, index
-from steerlens.provenance import provenance
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.verbs import ablate, add
 
@@ -137,7 +138,7 @@ def directions(
         raise BadInputError(
             f"A depth of {config.depth} leaves no layer to try. Give a share nearer to 1."
         )
-    source = {**provenance(model), "method": "refusal", "config": repr(config), "data": data.digest}
+    source = made_by(model, "refusal", config, data.digest)
     found = []
     for place in range(-n, 0):
         positive, negative = (
@@ -226,9 +227,12 @@ def fit(
     fitting, held_out = clear(model, data, config).split(1 - config.validation, seed=config.seed)
     found = directions(model, fitting, config, progress=progress)
     best = chosen(judged(model, found, held_out, config, progress=progress), config).direction
-    if config.mode == "addition":
-        return addition(best, config.coeff, positions=config.positions)
-    return ablation(model, best, config.coeff, positions=config.positions)
+    steering = (
+        addition(best, config.coeff, positions=config.positions)
+        if config.mode == "addition"
+        else ablation(model, best, config.coeff, positions=config.positions)
+    )
+    return signed(steering, made_by(model, "refusal", config, data.digest))
 
 
 def clear(model: Host, data: Contrast, config: Config = Config()) -> Contrast:

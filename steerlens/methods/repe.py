@@ -28,7 +28,9 @@ from steerlens.directions import Direction, find_directions
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import Host, hook_name
 from steerlens.methods.ends import whole
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.transforms import Ablate, Add, KeepNorm, Piecewise, Transform
 from steerlens.verbs import steer
@@ -109,7 +111,8 @@ def fit(
     made = [_MAKERS[config.operator](each.unit()) for each in found.values()]
     if config.keep_norm:
         made = [cast(Transform, KeepNorm(each)) for each in made]
-    return steer(made, coeff=config.coeff, positions=config.positions)
+    steering = steer(made, coeff=config.coeff, positions=config.positions)
+    return signed(steering, made_by(model, "repe", config, data.digest))
 
 
 def _ended(model: Host, data: Contrast) -> Contrast:

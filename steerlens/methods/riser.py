@@ -30,12 +30,14 @@ from torch import Tensor
 
 from steerlens.basis import Basis
 from steerlens.basis.vectors import Weights
+from steerlens.contrast import digest
 from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_name, layer_of
 from steerlens.methods.distilling import Learning, fitted, nearest_label, split
 from steerlens.methods.router import Router as Router
 from steerlens.methods.router import depth, features
 from steerlens.positions import Positions
+from steerlens.provenance import made_by
 from steerlens.signals.routed import Head
 from steerlens.steering import Steering
 from steerlens.text import Item
@@ -73,6 +75,11 @@ class Routes:
         """Return the weights of each label. Raises as `Basis.compose`."""
         given = self.weights or {label: {label: 1.0} for label in self.prompts}
         return torch.stack([self.basis.weights(given[label]) for label in self.prompts]).float()
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of prompts and weights, by label, for provenance."""
+        return digest(list(self.prompts), *self.prompts.values(), self.table())
 
     def __repr__(self) -> str:
         """Return the labels and their sizes."""
@@ -159,6 +166,7 @@ def train(model: Host, data: Routes, config: Config = Config(), *, progress: boo
         table,
         accuracy,
         len(held),
+        made_by(model, "riser", config, data.digest),
     )
 
 

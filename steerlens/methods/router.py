@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from steerlens.cards import card, number, share
 from steerlens.errors import BadInputError
 from steerlens.host import Host, layer_of, split_name
 from steerlens.methods.composing import by_row, routed
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions
 from steerlens.signals import Combining, OfPrompt, Signal
 from steerlens.signals.routed import Network, Routed
@@ -48,6 +49,7 @@ class Router:
     """How often the weights of held-out prompts lie nearest to their own label's."""
     held_out: int = 0
     """Over how many prompts."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     def signals(self) -> list[Signal]:
         """Return the weight of each vector as a signal of the prompt, read where it was fitted."""
@@ -71,7 +73,7 @@ class Router:
                 "for_prompts(model, prompts), which reads in a pass of its own, or fit with reads= "
                 "an earlier hook point."
             )
-        return routed(self.basis, self.signals(), self.positions)
+        return signed(routed(self.basis, self.signals(), self.positions), self.provenance)
 
     def weights(
         self, model: Host, prompts: Sequence[Item], *, progress: bool = False
@@ -85,7 +87,8 @@ class Router:
 
         Cost: a pass a prompt, up to the layer read.
         """
-        return by_row(self.basis, self.weights(model, prompts), self.positions)
+        found = by_row(self.basis, self.weights(model, prompts), self.positions)
+        return signed(found, self.provenance)
 
     def frame(self, model: Host, prompts: Sequence[Item]) -> pandas.DataFrame:
         """Return a line a prompt: its weights, a column a vector."""

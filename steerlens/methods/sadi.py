@@ -36,11 +36,13 @@ from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.evaluation.tasks import Task, one_of
 from steerlens.host import Host, hook_names
-from steerlens.methods.choosing import Chosen, mean_by_row
+from steerlens.methods.choosing import Chosen, alike, mean_by_row
 from steerlens.methods.ends import prompts_of
 from steerlens.methods.masks import HOOKS, Mask, Score, Site, difference, mask_of
 from steerlens.methods.masks import random_mask as random_mask
+from steerlens.methods.signing import signed
 from steerlens.positions import Positions
+from steerlens.provenance import made_by
 from steerlens.steering import Steering
 from steerlens.text import Item
 from steerlens.transforms import Replace, Scale
@@ -112,7 +114,8 @@ def identify(
     >>> identify(model, contrast, Config(k=2), progress=False)
     Mask(2 of 48 heads: L...; 4 pairs)
     """
-    return mask_of(model, contrast, config.site, config.score, config.k, progress)
+    found = mask_of(model, contrast, config.site, config.score, config.k, progress)
+    return replace(found, provenance=made_by(model, "sadi", config, contrast.digest))
 
 
 def fit(
@@ -144,7 +147,8 @@ def scaling(mask: Mask, config: Config = Config()) -> Steering:
     Steering(0.5 * scale(16 of 128 entries) @ blocks...attn.hook_z[last_prompt_token])
     """
     parts = [Scale(mask.at(layer).float(), mask.hook_name(layer)) for layer in mask.layers]
-    return steer(parts, coeff=config.strength - 1, positions=config.positions)
+    found = steer(parts, coeff=config.strength - 1, positions=config.positions)
+    return signed(found, mask.made_with(config))
 
 
 def for_prompts(
@@ -162,7 +166,8 @@ def for_prompts(
     Steering(1 * replace(2 stored rows) @ blocks.5.attn.hook_z[last_prompt_token])
     """
     replace(config, mode="pin")  # refuses positions that cannot be pinned
-    return _pinned(_clean(model, prompts, mask.site), mask, config.strength)
+    found = _pinned(_clean(model, prompts, mask.site), mask, config.strength)
+    return signed(found, mask.made_with(config))
 
 
 def fixed(
@@ -188,7 +193,8 @@ def fixed(
         Direction(mask.hook_name(layer), found[layer] * mask.at(layer), name=f"{mask.name} fixed")
         for layer in mask.layers
     ]
-    return add(parts, config.strength - 1, positions=config.positions)
+    steering = add(parts, config.strength - 1, positions=config.positions)
+    return signed(steering, mask.made_with(config))
 
 
 def grid(
@@ -241,7 +247,8 @@ def choose(
         if each.mode == "pin" and each.site not in clean:
             clean[each.site] = _clean(model, task.prompts, each.site)
     found = [0.0] * len(configs)
-    for shared, group in tqdm(_alike(configs), desc="configurations", disable=not progress):
+    groups = alike(configs, strength=2.0)
+    for shared, group in tqdm(groups, desc="configurations", disable=not progress):
         strengths = [configs[place].strength for place in group]
         mask = masks[shared.site, shared.score].top(shared.k)
         if shared.mode == "scale":
@@ -256,19 +263,6 @@ def choose(
     tried = tuple(zip(configs, found, strict=True))
     best, score = max(tried, key=_merit)
     return Chosen(best, score, float(task.scores(model).mean[0]), tried, len(task))
-
-
-def _alike(configs: Sequence[Config]) -> list[tuple[Config, list[int]]]:
-    """The places of those that differ in strength alone; not hashed, since a slice has no hash."""
-    found: list[tuple[Config, list[int]]] = []
-    for place, each in enumerate(configs):
-        shared = replace(each, strength=2.0)
-        same = [places for other, places in found if other == shared]
-        if same:
-            same[0].append(place)
-        else:
-            found.append((shared, [place]))
-    return found
 
 
 def _merit(tried: tuple[Config, float]) -> tuple[float, float, int]:

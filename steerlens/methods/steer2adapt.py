@@ -22,12 +22,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.basis import Basis
+from steerlens.contrast import digest
 from steerlens.errors import BadInputError
 from steerlens.evaluation.choices import Choice, MultipleChoice
 from steerlens.host import Host
@@ -47,6 +49,7 @@ from steerlens.methods.prior import prior as prior
 from steerlens.methods.searching import Search as Search
 from steerlens.methods.searching import search
 from steerlens.positions import Positions
+from steerlens.provenance import made_by
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ def adapt(
         return terms[-1].value
 
     wrong = int((~base.right).sum())
-    told = {"wrong": wrong, "right": len(task) - wrong}
+    source = made_by(model, "steer2adapt", config, _digest(task))
+    told: dict[str, Any] = {"wrong": wrong, "right": len(task) - wrong, "provenance": source}
     nothing = Trial((0.0,) * len(basis), 0.0, 0.0, 0.0, 0.0)
     method = config.search.method
     if not wrong:
@@ -137,6 +141,11 @@ def _trials(weights: Float[Tensor, "n k"], terms: Sequence[Objective]) -> list[T
     )
     rows = zip(weights.float().tolist(), *columns, strict=True)
     return [Trial(tuple(each), *numbers) for each, *numbers in rows]
+
+
+def _digest(task: MultipleChoice) -> str:
+    """The sha256 of a task's items."""
+    return digest(*([each.prompt, each.options, each.right] for each in task.items))
 
 
 def _task(examples: Sequence[Choice]) -> MultipleChoice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,3 +150,17 @@ def test_a_single_pair_has_no_spread(host: str) -> None:
     assert len(found.top(5, by="accuracy")) == 0
     assert len(found.top(5)) == 5
     assert "not a number anywhere" in found._repr_html_()
+
+
+def test_an_attribution_says_how_it_was_made(tmp_path: Path) -> None:
+    """The method and its choices, in its file too; a metric by its name."""
+    model = tiny("llama", "bridge")
+    found = sl.attribute(
+        model, CONTRAST, direction(), metric=metric, probes=False, seed=3, progress=False
+    )
+    sl.save(found, tmp_path / "found")
+    told = sl.load(tmp_path / "found", model).provenance
+    assert told["method"] == "attribute"
+    assert told["config"] == "at most 512 examples a side, no probes, seed 3, metric metric"
+    plain = sl.attribute(model, CONTRAST, direction(), max_examples=9, progress=False)
+    assert plain.provenance["config"] == "at most 9 examples a side, probes, seed 0"
