@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -98,6 +98,29 @@ def plain(value: Any) -> Any:
         f"{value!r} is a {type(value).__name__}. Cells hold numbers, texts, True, False and None: "
         "give the name of anything else, and look it up in run."
     )
+
+
+def axes_of(grid: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
+    """Return the grid's values as lists, numbers as Python's own.
+
+    Raises BadInputError on an empty grid, no values, a text in place of them, or one twice.
+
+    >>> axes_of({"layer": torch.tensor([1, 2])})
+    {'layer': [1, 2]}
+    """
+    if not grid:
+        raise BadInputError("The grid is empty. Give a mapping such as {'layer': [1, 2, 3]}.")
+    axes: dict[str, list[Any]] = {}
+    for name, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise BadInputError(f"The values of {name!r} are {values!r} alone. Give a list.")
+        axes[name] = [each.tolist() if hasattr(each, "tolist") else each for each in values]
+        texts = [json.dumps(plain(each)) for each in axes[name]]
+        twice = [text for text in dict.fromkeys(texts) if texts.count(text) > 1]
+        if twice or not texts:
+            fact = f"has {', '.join(twice)} twice" if twice else "has no values"
+            raise BadInputError(f"{name!r} {fact} in the grid. Give each value once.")
+    return axes
 
 
 def plain_grid(grid: Mapping[str, Sequence[Any]]) -> list[list[Any]]:

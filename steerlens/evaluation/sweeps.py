@@ -5,11 +5,10 @@ Finished cells are kept in a file (`steerlens.evaluation.journal`), and the same
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache, partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 
 from steerlens.errors import BadInputError, SteerLensError
 from steerlens.evaluation.fingerprint import fingerprint, model_fingerprint
-from steerlens.evaluation.journal import Cell, Rows, journal, plain
+from steerlens.evaluation.journal import Cell, Rows, axes_of, journal, plain
 from steerlens.evaluation.scoring import divergence
 from steerlens.evaluation.tasks import Task
 from steerlens.host import Host
@@ -69,7 +68,7 @@ def sweep(
     >>> table["sum"].tolist()
     [1.5, 2.5, 2.5, 3.5]
     """
-    axes = _axes(grid)
+    axes = axes_of(grid)
     cells = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     if executor is not None and not isinstance(executor, Executor):
         raise BadInputError(
@@ -81,9 +80,12 @@ def sweep(
         raise BadInputError("A lambda has no name to know its file by. Give name=, or a function.")
     with journal(path, study, axes, cells) as kept:
         missing = [number for number in range(len(cells)) if number not in kept.rows]
-        finished = _finished(run, cells, missing, executor)
         done, title = len(cells) - len(missing), study.partition(";")[0]
-        with tqdm(total=len(cells), initial=done, desc=title, disable=not progress) as bar:
+        with (
+            # closed at once where this is interrupted, so that what waits is not begun
+            closing(_finished(run, cells, missing, executor)) as finished,
+            tqdm(total=len(cells), initial=done, desc=title, disable=not progress) as bar,
+        ):
             for number, rows in finished:
                 kept.add(number, rows)
                 bar.update()
@@ -183,23 +185,6 @@ def _item_rows(coeffs: Sequence[float], measured: Mapping[str, Tensor]) -> Rows:
     ]
 
 
-def _axes(grid: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
-    """The grid's values as lists, each value once, numbers as Python's own."""
-    if not grid:
-        raise BadInputError("The grid is empty. Give a mapping such as {'layer': [1, 2, 3]}.")
-    axes: dict[str, list[Any]] = {}
-    for name, values in grid.items():
-        if isinstance(values, str) or not isinstance(values, Iterable):
-            raise BadInputError(f"The values of {name!r} are {values!r} alone. Give a list.")
-        axes[name] = [each.tolist() if hasattr(each, "tolist") else each for each in values]
-        texts = [json.dumps(plain(each)) for each in axes[name]]
-        twice = [text for text in dict.fromkeys(texts) if texts.count(text) > 1]
-        if twice or not texts:
-            fact = f"has {', '.join(twice)} twice" if twice else "has no values"
-            raise BadInputError(f"{name!r} {fact} in the grid. Give each value once.")
-    return axes
-
-
 def _name(run: Callable[..., Any]) -> str:
     """The name of a function, also of one with arguments filled in."""
     while isinstance(run, partial):
@@ -212,7 +197,7 @@ def _finished(
     cells: Sequence[Cell],
     missing: Sequence[int],
     executor: Executor | None,
-) -> Iterator[tuple[int, Rows]]:
+) -> Generator[tuple[int, Rows], None, None]:
     """Run cells and yield each when it is done: here, in the grid's order, or on an executor."""
     if executor is not None:
         yield from _spread(run, cells, missing, executor)
