@@ -426,12 +426,40 @@ def test_sae_features() -> None:
         assert basis.only().tolist() == [[6, 7, 8], [0, 1, 2]]
         assert Direction.from_sae(sae, 3).vector.tolist() == [9, 10, 11]
     assert Basis.from_sae(Sae(hook_name=NAME), [1], OTHER).hook_name == OTHER
+    array = SimpleNamespace(W_dec=Sae.W_dec.detach().numpy())
+    assert Basis.from_sae(array, [2, 0], NAME).only().tolist() == [[6, 7, 8], [0, 1, 2]]
     with pytest.raises(BadInputError, match=r"give hook_name=\.\.\."):
         Basis.from_sae(Sae(), [1])
     with pytest.raises(BadInputError, match=r"features 0 to 3; got \[4, -1\]"):
         Basis.from_sae(Sae(hook_name=NAME), [4, 0, -1])
     with pytest.raises(BadInputError, match="no decoder W_dec"):
         Direction.from_sae(E, 0, NAME)
+
+
+def test_a_transcoder_writes_where_its_output_goes() -> None:
+    """It reads one hook point and writes another: a feature's row is of the second."""
+    both = SimpleNamespace(hook_name=NAME, hook_name_out=OTHER, model_name="gpt2")
+    found = Direction.from_sae(Sae(metadata=both, normalize_activations="layer_norm"), 1)
+    assert found.hook_name == OTHER
+    assert found.provenance == {
+        "matrix": "W_dec",
+        "trained_on": "gpt2",
+        "normalize_activations": "layer_norm",
+    }
+    silent = SimpleNamespace(hook_name=NAME, hook_name_out=None)
+    assert Basis.from_sae(Sae(metadata=silent), [1]).hook_name == NAME
+    assert Basis.from_sae(Sae(metadata=silent), [1]).provenance == {"matrix": "W_dec"}
+
+
+def test_sae_features_of_all_heads() -> None:
+    """One line over all heads, in the shape of what stands at hook_z."""
+    sae = Sae(hook_name="blocks.0.attn.hook_z", reshape_activations="hook_z")
+    sae.W_dec = torch.arange(24.0).reshape(4, 6)
+    with pytest.raises(BadInputError, match=r"Set sae.d_head = model.cfg.d_head"):
+        Direction.from_sae(sae, 1)
+    sae.d_head = 2
+    assert Direction.from_sae(sae, 1).vector.tolist() == [[6, 7], [8, 9], [10, 11]]
+    assert Basis.from_sae(sae, [0, 3]).only().shape == (2, 3, 2)
 
 
 @pytest.mark.host

@@ -131,14 +131,14 @@ class Basis(Vectors):
     def from_sae(
         cls, sae: Any, features: Sequence[int], hook_name: str | None = None, name: str = "sae"
     ) -> Basis:
-        """Return the decoder rows of features, at the hook point that the autoencoder names.
+        """Return the decoder rows of features, at the hook point that the autoencoder writes to.
 
         `sae` is any object with `W_dec` (features, d), as SAELens's; lengths are the decoder's
         own. Raises BadInputError on a feature or hook name that is not there.
         """
-        rows, place = decoder_rows(sae, features, hook_name)
+        rows, place, about = decoder_rows(sae, features, hook_name)
         labels = [f"feature {feature}" for feature in features]
-        return cls({place: rows}, labels, name, {"matrix": "W_dec"})
+        return cls({place: rows}, labels, name, about)
 
     @classmethod
     def from_factored(cls, matrix: Any, k: int, hook_name: str, name: str = "singular") -> Basis:

@@ -124,18 +124,19 @@ class Direction:
 
     @classmethod
     def from_sae(cls, sae: Any, feature: int, hook_name: str | None = None) -> Direction:
-        """Return a feature's decoder row, at the hook point that the autoencoder names.
+        """Return a feature's decoder row, at the hook point that the autoencoder writes to.
 
-        `sae` is any object with `W_dec` (features, d), as SAELens's; the length is the
-        decoder's own. Raises BadInputError on a feature or hook name that is not there.
+        `sae` is any object with `W_dec` (features, d), as SAELens's; of a transcoder the hook
+        point is that of its output. The length is the decoder's own. Raises BadInputError on a
+        feature or hook name that is not there.
 
         >>> from types import SimpleNamespace
         >>> sae = SimpleNamespace(W_dec=torch.eye(3))
         >>> Direction.from_sae(sae, 2, "blocks.3.hook_resid_post")
         Direction('feature 2', blocks.3.hook_resid_post, d=3, |v|=1)
         """
-        rows, place = decoder_rows(sae, [feature], hook_name)
-        return cls(place, rows[0], name=f"feature {feature}", provenance={"matrix": "W_dec"})
+        rows, place, about = decoder_rows(sae, [feature], hook_name)
+        return cls(place, rows[0], name=f"feature {feature}", provenance=about)
 
     @property
     def layer(self) -> int | None:
