@@ -17,8 +17,9 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 
-VERSION = 2
-"""Of the layout of files: 2 added hashes, and 1 is read as it is. A later one is refused."""
+VERSION = 3
+"""Of the layout of files: 2 added hashes, 3 leaves out what is made of the rest. Those before are
+read, a later one is refused."""
 _SEAL = "sha256 of the rest"
 """The name of a description's hash of itself."""
 _LONGEST = 90_000_000

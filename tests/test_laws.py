@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import models
 import pytest
@@ -15,6 +15,7 @@ from models import cached_forward, forward, hf, hosts, padded, random_rows, tiny
 from torch import Tensor
 
 import steerlens as sl
+from steerlens.transforms import KeepNorm
 
 pytestmark = [pytest.mark.host, pytest.mark.filterwarnings("ignore:Positions")]
 TOLERANCE = 1e-4
@@ -275,6 +276,35 @@ def test_law_4_a_small_vector_survives_bfloat16(host: str) -> None:
         model.run_with_hooks(tokens, fwd_hooks=hooks)
     wanted = kept[0] + (direction.vector / 3).bfloat16()
     assert torch.equal(kept[1][:, 1:], wanted[:, 1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("host", hosts())
+def test_law_4_a_users_transform_is_moved_once_beside_what_it_reads(
+    host: str, dtype: torch.dtype
+) -> None:
+    """However deep in wrappers, and not at every step."""
+    seen: list[tuple[Any, torch.dtype, torch.dtype]] = []
+
+    @dataclass(frozen=True)
+    class Own:
+        along: sl.Direction
+        hook_name: ClassVar[str] = "blocks.1.hook_resid_post"
+        unit_shape: ClassVar[None] = None
+        scales: ClassVar[str] = "amplitude"
+
+        def change(self, x: Tensor, strength: Tensor, window: Any = None) -> Tensor:
+            seen.append((self, x.dtype, self.along.vector.dtype))
+            return torch.sin(strength) * self.along.vector
+
+    own = Own(sl.Direction(Own.hook_name, torch.ones(models.D_MODEL)))
+    with sl.steer(KeepNorm(KeepNorm(own))).on(tiny("llama", host, dtype)) as model:
+        tokens = random_rows([8])[0][None]
+        model.generate(tokens, max_new_tokens=4, do_sample=False, stop_at_eos=False, verbose=False)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert len(seen) > 3
+    assert {(id(each), *dtypes) for each, *dtypes in seen} == {(id(seen[0][0]), wide, wide)}
+    assert own.along.vector.dtype == torch.float32
 
 
 @EACH

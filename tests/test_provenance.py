@@ -130,5 +130,5 @@ def test_the_header_says_what_the_file_is(tmp_path: Path) -> None:
     with safe_open(tmp_path / "kept", framework="pt") as file:
         about = json.loads(file.metadata()["steerlens"])
         assert about["sha256"].keys() == set(file.keys())
-    assert (about["kind"], about["version"], about["library"]) == ("steering", 2, "0.1.0")
+    assert (about["kind"], about["version"], about["library"]) == ("steering", 3, "0.1.0")
     assert about["hook_names"] == [HOOK]

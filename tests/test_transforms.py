@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+from dataclasses import dataclass
 from math import pi
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,21 +15,28 @@ from hypothesis import strategies as st
 from models import hosts, tiny
 from torch import Tensor
 
-from steerlens import Basis, Direction, transforms
+from steerlens import Basis, Direction
+from steerlens.directions import Eraser
 from steerlens.errors import BadInputError
+from steerlens.positions import Window
 from steerlens.transforms import (
     Ablate,
     Add,
     Affine,
     Clamp,
+    Erase,
+    Extrapolate,
     Function,
     Interchange,
     KeepNorm,
+    Linear,
     MeanAblate,
+    Piecewise,
     Replace,
     Rotate,
     RotateTo,
     Scale,
+    Scaled,
     Transform,
     moved,
 )
@@ -194,7 +204,6 @@ def test_law_3_rotation(seed: int, unit: tuple[int, ...], angle: float) -> None:
 def test_rotating_to_an_angle(seed: int, target: float, share: float) -> None:
     a, b = direction(seed), direction(seed + 1)
     x, turn = activations(seed), RotateTo(a, b, target)
-    assert turn.plane is not None
     axes = turn.plane.double()
 
     def angle(y: Tensor) -> Tensor:
@@ -235,8 +244,6 @@ def test_scaling_and_affine_maps() -> None:
 
 
 def test_stored_passes_serve_their_rows_and_positions() -> None:
-    from steerlens.positions import Window
-
     reference = torch.arange(12.0).reshape(2, 3, 2)
     replaced = Replace(reference, by_index=True)
     index = torch.tensor([[-1, 0, 1], [1, 2, 3]])
@@ -276,12 +283,112 @@ def test_what_cannot_be_meant(make: Any, told: str) -> None:
         make(direction(0))
 
 
-def test_moving_leaves_the_original_alone() -> None:
-    found = KeepNorm(Add(direction(0)))
-    assert isinstance(found.inner, Add)
-    there = wide(found)
-    assert there.inner.vector.dtype == torch.float64
-    assert found.inner.vector is not None
-    assert found.inner.vector.dtype == torch.float32
+# Moving
+
+
+@dataclass(frozen=True)
+class Sine:
+    """A user's own: no `Linear`, a strength of its own, and a direction as it was found."""
+
+    along: Direction
+    scales: ClassVar[Scaled] = "amplitude"
+    hook_name: ClassVar[str] = NAME
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        return tuple(self.along.vector.shape)
+
+    def change(self, x: Tensor, strength: Tensor, window: Window | None = None) -> Tensor:
+        return torch.sin(strength) * self.along.vector
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted(Linear):
+    vector: Tensor
+    hook_name: ClassVar[None] = None
+    unit_shape: ClassVar[None] = None
+    scales: ClassVar[Scaled] = "share"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.vector
+
+
+class Both:
+    """A user's own wrapper, a plain class: a basis, parts in a list, a table."""
+
+    scales: Scaled = "amplitude"
+    hook_name = None
+    unit_shape = None
+
+    def __init__(self, basis: Basis, *parts: Transform) -> None:
+        self.basis, self.parts, self.table = basis, list(parts), {"by": (ONE.float(),)}
+
+    def change(self, x: Tensor, strength: Tensor, window: Window | None = None) -> Tensor:
+        total = sum((part.change(x, strength) for part in self.parts), torch.zeros_like(x))
+        return (total + self.basis.only()[0]) * self.table["by"][0] * strength
+
+
+def wrapped(seed: int, unit: tuple[int, ...]) -> list[Any]:
+    """One of each transform, those of users, and each of them within wrappers."""
+    each: list[Any] = [*every(seed, unit), Sine(direction(seed, unit))]
+    each += [Slotted(direction(seed, unit).vector)]
+    each += [Erase(Eraser.of(*torch.randn(2, 9, *unit))), Piecewise(direction(seed, unit))]
+    basis = Basis({NAME: direction(seed, unit).vector[None]})
+    both = Both(basis, *each)
+    return [*each, *map(KeepNorm, each), both, KeepNorm(KeepNorm(both)), Extrapolate(each[1])]
+
+
+def tensors(value: Any, seen: set[int] | None = None) -> list[Tensor]:
+    """All tensors in a value, however they are held."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, type | FunctionType | ModuleType):
+        return []
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        return [value]
+    return [found for part in gc.get_referents(value) for found in tensors(part, seen)]
+
+
+@LAW
+@given(SEEDS, UNITS)
+def test_what_is_moved_holds_nothing_of_where_it_was(seed: int, unit: tuple[int, ...]) -> None:
+    """On a device without numbers, any tensor of another is an error."""
+    meta = torch.device("meta")
+    x, strength = torch.zeros(2, 3, *unit, device=meta), torch.ones((), device=meta)
+    for transform in wrapped(seed, unit):
+        there = moved(transform, meta, torch.float32)
+        assert {each.device for each in tensors(there)} <= {meta}, transform
+        assert there.change(x, strength).device == meta
+
+
+@LAW
+@given(SEEDS, UNITS)
+def test_moving_is_idempotent_and_leaves_the_map(seed: int, unit: tuple[int, ...]) -> None:
+    """And the original: bit for bit, the same tensors in the same value."""
+    x, half = activations(seed, unit), 0.5 * ONE
+    for transform in wrapped(seed, unit):
+        before = [(each, each.clone()) for each in tensors(transform)]
+        there = wide(transform)
+        assert {each.dtype for each in tensors(there)} <= {torch.float64}, transform
+        assert wide(there) is there
+        assert moved(transform, torch.device("cpu"), torch.float32) is transform
+        assert type(there) is type(transform)
+        near = transform.change(x.float(), half.float()).double()
+        torch.testing.assert_close(there.change(x, half), near, atol=1e-4, rtol=1e-4)
+        assert all(held.equal(kept) for held, kept in before)
+        assert {id(each) for each in tensors(transform)} == {id(held) for held, _ in before}
+
+
+def test_gradients_pass_through_what_is_moved() -> None:
+    vector, x = torch.arange(1.0, 7.0, requires_grad=True), activations(0)
+    assert moved(Slotted(vector), torch.device("cpu"), torch.float32).vector is vector
+    wide(KeepNorm(Slotted(vector))).change(x, ONE).sum().backward()
+    assert vector.grad is not None
+    assert bool(vector.grad.any())
+
+
+def test_functions_and_other_values_stay_as_they_are() -> None:
     assert wide(Function(torch.tanh)).function is torch.tanh
-    assert transforms.moved(3, torch.device("cpu"), torch.float64) == 3
+    assert moved(3, torch.device("cpu"), torch.float64) == 3
+    whole = Slotted(torch.arange(6))
+    assert wide(whole) is whole, "integers keep their dtype"

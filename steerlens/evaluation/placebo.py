@@ -30,8 +30,6 @@ from steerlens.transforms import Transform
 
 Placebo = Callable[[Direction], Direction]
 """What turns a direction into its placebo."""
-DERIVED = ("vector", "units", "plane")
-"""Fields that a transform makes from its directions: made again from the placebo."""
 
 
 def random_like(direction: Direction, count: int = 50, *, seed: int = 0) -> tuple[Direction, ...]:
@@ -243,8 +241,6 @@ def _replaced(transform: Transform, placebo: Placebo) -> Transform:
             )
         elif isinstance(part, Transform):
             changed[each.name] = _replaced(part, placebo)
-        elif each.name in DERIVED:
-            changed[each.name] = None
     return cast(Transform, replace(cast(Any, transform), **changed))
 
 

@@ -60,7 +60,7 @@ def read(
     """
     allowed(allow)
     tensors, about = storage.read(path, kind)
-    unpacker = Unpacker(tensors, known(also))
+    unpacker = Unpacker(tensors, known(also), about["version"])
     try:
         if "value" not in about:
             raise BadInputError("its header tells no value")

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.packing.classes import fits, hints, places
 from steerlens.transforms.exchange import Stored
@@ -22,13 +21,17 @@ _SMALL = 2**26
 """A file may name its tensors so many times over, or values of so many bytes in all."""
 _ACTING = ("transforms", "signals", "positions", "interventions")
 """Rooms whose values may hold no NaN: with it, a bound would never open, and a vector break all."""
+_ONCE_HELD = ("vector", "units", "plane")
+"""Fields of transforms before layout 3: made of the others, and so made again."""
 
 
 class Unpacker:
     """Builds values again."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], classes: Mapping[str, type]) -> None:
-        """Take the tensors of the file, and the classes that may stand in it."""
+    def __init__(
+        self, tensors: Mapping[str, Tensor], classes: Mapping[str, type], layout: int
+    ) -> None:
+        """Take the tensors of the file, the classes that may stand in it, and its layout."""
         self.tensors = tensors
         self.used: set[str] = set()
         """The tensors that the tree has named."""
@@ -37,6 +40,7 @@ class Unpacker:
         self.places: dict[str, None] = {}
         """The hook names in it, in order."""
         self._classes = classes
+        self._layout = layout
         self._room = max(_SMALL, _MOST_TIMES * sum(each.nbytes for each in tensors.values()))
 
     def value(self, tree: Any) -> Any:
@@ -74,6 +78,8 @@ class Unpacker:
         if kind is None:
             raise BadInputError(f"it names {name!r}, which this SteerLens does not have")
         own, asked = [each.name for each in fields(kind) if each.init], hints(kind)
+        if self._layout < 3 and name.startswith("transforms."):
+            parts = {at: each for at, each in parts.items() if at in own or at not in _ONCE_HELD}
         for field in own:
             if field not in parts:
                 raise BadInputError(f"its {name} lacks {field!r}")
@@ -89,13 +95,8 @@ class Unpacker:
 
 
 def _check_numbers(name: str, kind: type, parts: Mapping[str, Any]) -> None:
-    """Raise BadInputError where a part that acts is NaN, or its vector is not its direction's."""
+    """Raise BadInputError where a part that acts is not a number."""
     if name.split(".")[0] in _ACTING and not issubclass(kind, Stored):
         for field, part in parts.items():
             if isinstance(part, Tensor | float) and bool(torch.isnan(torch.as_tensor(part)).any()):
                 raise BadInputError(f"{name}.{field} is not a number")
-    along, vector = parts.get("along"), parts.get("vector")
-    if not isinstance(along, Direction) or not isinstance(vector, Tensor):
-        return
-    if not torch.equal(vector, along.vector):
-        raise BadInputError(f"the vector of its {name} is not that of its direction")

@@ -10,9 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.basis import Basis
 from steerlens.cards import count
-from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host, check_by_token, check_hook_name, device_of
 from steerlens.passes import telling
@@ -128,15 +126,12 @@ class Interchange(Stored, Along):
     Source: interchange interventions (Geiger et al., arXiv 2106.02997).
     """
 
-    along: Direction | Basis
     reference: Float[Tensor, "batch ..."]
     by_index: bool = False
-    units: Tensor | None = None
-    scales: ClassVar[Scaled] = "share"
 
     def __post_init__(self) -> None:
         """Raise BadInputError on a reference of another shape."""
-        self._keep_units()
+        super().__post_init__()
         self._keep_reference(self.unit_shape)
 
     def change(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +17,22 @@ from steerlens.errors import BadInputError
 from steerlens.transforms.transform import Linear, Scaled, own
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Along(Linear):
     """What transforms along a direction or a basis share: where they live, and unit vectors."""
 
     along: Direction | Basis
-    units: Tensor | None
+    scales: ClassVar[Scaled] = "share"
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on what is no direction or basis, or has length 0."""
+        _ = self.units  # made now, so that a mistake is told here and no pass waits for it
+
+    @cached_property
+    def units(self) -> Float[Tensor, "k *unit"]:
+        """Orthonormal vectors that span the direction or basis, head by head."""
+        check_along(self.along, Direction | Basis)
+        return unit_vectors(self.along)
 
     @property
     def hook_name(self) -> str:
@@ -30,21 +42,13 @@ class Along(Linear):
     @property
     def unit_shape(self) -> tuple[int, ...]:
         """The shape of an activation there."""
-        assert self.units is not None
         return tuple(self.units.shape[1:])
-
-    def _keep_units(self) -> None:
-        if self.units is None:
-            check_along(self.along, Direction | Basis)
-            object.__setattr__(self, "units", unit_vectors(self.along))
 
     def _coordinates(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "k batch pos ..."]:
         """Components along the unit vectors, head by head, the last dimension kept at 1."""
-        assert self.units is not None
         return torch.stack([(x * unit).sum(-1, keepdim=True) for unit in self.units])
 
     def _vector(self, coordinates: Float[Tensor, "k *rest"]) -> Tensor:
-        assert self.units is not None
         parts = zip(coordinates, self.units, strict=True)
         first, *rest = [value * unit for value, unit in parts]
         total: Tensor = sum(rest, first)
@@ -82,14 +86,11 @@ class OfVector(Linear):
     """What transforms made of one direction's vector share."""
 
     along: Direction
-    vector: Tensor | None = None
     scales: ClassVar[Scaled] = "amplitude"
 
     def __post_init__(self) -> None:
-        """Take the direction's vector. Raises BadInputError on anything but a direction."""
-        if self.vector is None:
-            check_along(self.along, Direction)
-            object.__setattr__(self, "vector", self.along.vector)
+        """Raise BadInputError on anything but a direction."""
+        check_along(self.along, Direction)
 
     @property
     def hook_name(self) -> str:
@@ -119,8 +120,7 @@ class Add(OfVector):
 
     def __call__(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "*unit"]:
         """Return the vector."""
-        assert self.vector is not None
-        return self.vector
+        return self.along.vector
 
     def __repr__(self) -> str:
         """Return `add('refusal')`."""
@@ -138,14 +138,6 @@ class Ablate(Along):
     >>> Ablate(up)(torch.tensor([[[5.0, 3.0]]]))
     tensor([[[-0., -3.]]])
     """
-
-    along: Direction | Basis
-    units: Tensor | None = None
-    scales: ClassVar[Scaled] = "share"
-
-    def __post_init__(self) -> None:
-        """Raise BadInputError on a zero vector."""
-        self._keep_units()
 
     def __call__(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "batch pos *unit"]:
         """Return minus the projection."""
@@ -165,14 +157,11 @@ class MeanAblate(Along):
     tensor([[[-0., -2.]]])
     """
 
-    along: Direction | Basis
     mean: Float[Tensor, "*unit"]
-    units: Tensor | None = None
-    scales: ClassVar[Scaled] = "share"
 
     def __post_init__(self) -> None:
         """Raise BadInputError on a zero vector, or a mean of another shape."""
-        self._keep_units()
+        super().__post_init__()
         own(self, "mean")
         if tuple(self.mean.shape) != self.unit_shape:
             raise BadInputError(
@@ -202,15 +191,12 @@ class Clamp(Along):
     tensor([[[-0., -2.]]])
     """
 
-    along: Direction | Basis
     low: float | None = None
     high: float | None = None
-    units: Tensor | None = None
-    scales: ClassVar[Scaled] = "share"
 
     def __post_init__(self) -> None:
         """Raise BadInputError on no bound, or on bounds the wrong way round."""
-        self._keep_units()
+        super().__post_init__()
         if self.low is None and self.high is None:
             raise BadInputError("Clamp needs low, high or both.")
         if any(bound != bound for bound in (self.low, self.high)):

@@ -97,8 +97,7 @@ class AddBeforeNorm(OfVector):
         window: Window | None = None,
     ) -> Float[Tensor, "..."]:
         """Return what leads from x / s to the norm of x + c v; the strength is c / s."""
-        assert self.vector is not None
-        added = x + strength * self.vector
+        added = x + strength * self.along.vector
         rest = (1 - x.square().mean(-1, keepdim=True)).clamp_min(0)
         return added * (added.square().mean(-1, keepdim=True) + rest).rsqrt() - x
 

@@ -6,6 +6,7 @@ Source: angular steering (arXiv 2510.26243), with the change in closed form.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite, pi
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -24,12 +25,16 @@ from steerlens.transforms.transform import Linear, Scaled
 P = TypeVar("P", bound="Planar")
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Planar(Linear):
     """The plane of two directions: the first axis is the first one, the second lies on its left."""
 
     first: Direction
     second: Direction
-    plane: Tensor | None
+
+    def __post_init__(self) -> None:
+        """Raise BadInputError on parallel directions, and on what are none."""
+        _ = self.plane  # made now, so that a mistake is told here and no pass waits for it
 
     @property
     def hook_name(self) -> str:
@@ -52,9 +57,9 @@ class Planar(Linear):
         made: P = cast(Any, cls)(first, second, **options)
         return made
 
-    def _keep_plane(self) -> None:
-        if self.plane is not None:
-            return
+    @cached_property
+    def plane(self) -> Float[Tensor, "2 *unit"]:
+        """The two axes, orthonormal over all heads together."""
         for each in (self.first, self.second):
             check_along(each, Direction)
         self.first.check_beside(self.second)
@@ -65,11 +70,10 @@ class Planar(Linear):
                 f"{self.first.name!r} and {self.second.name!r} are parallel: they span no plane "
                 "to rotate in."
             )
-        object.__setattr__(self, "plane", axes.reshape(2, *self.unit_shape))
+        return axes.reshape(2, *self.unit_shape)
 
     def _coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Components along the two axes, over heads too."""
-        assert self.plane is not None
         a, b = (x.flatten(2) @ self.plane.flatten(1).T).unbind(-1)
         shape = (*a.shape, *[1] * (x.ndim - 2))
         return a.reshape(shape), b.reshape(shape)
@@ -79,7 +83,6 @@ class Planar(Linear):
 
         cos θ - 1 is taken as -2 sin²(θ/2), so that a small turn does not drown in rounding.
         """
-        assert self.plane is not None
         a, b = self._coordinates(x)
         sine, less = torch.sin(angle), -2 * torch.sin(angle / 2) ** 2
         one, other = self.plane
@@ -98,14 +101,7 @@ class Rotate(Planar):
     tensor([[[-2.,  2.]]])
     """
 
-    first: Direction
-    second: Direction
-    plane: Tensor | None = None
     scales: ClassVar[Scaled] = "angle"
-
-    def __post_init__(self) -> None:
-        """Raise BadInputError on parallel directions."""
-        self._keep_plane()
 
     def change(
         self, x: Tensor, strength: Float[Tensor, "..."], window: Window | None = None
@@ -125,15 +121,12 @@ class RotateTo(Planar):
     The shorter way round. An activation without a part in the plane stays as it is.
     """
 
-    first: Direction
-    second: Direction
     angle: float = 0.0
-    plane: Tensor | None = None
     scales: ClassVar[Scaled] = "share"
 
     def __post_init__(self) -> None:
-        """Raise BadInputError on parallel directions."""
-        self._keep_plane()
+        """Raise BadInputError on parallel directions, or an angle that is not finite."""
+        super().__post_init__()
         if not isfinite(self.angle):
             raise BadInputError(f"An angle is a finite number of radians; got {self.angle}.")
 

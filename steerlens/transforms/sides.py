@@ -27,9 +27,9 @@ class Piecewise(OfVector):
 
     def __call__(self, x: Float[Tensor, "batch pos *unit"]) -> Float[Tensor, "batch pos *unit"]:
         """Return the vector, on the side of each activation."""
-        assert self.vector is not None
-        side = torch.sign(x.flatten(2) @ self.vector.flatten())
-        return side.reshape(*side.shape, *[1] * (x.ndim - 2)) * self.vector
+        vector = self.along.vector
+        side = torch.sign(x.flatten(2) @ vector.flatten())
+        return side.reshape(*side.shape, *[1] * (x.ndim - 2)) * vector
 
     def __repr__(self) -> str:
         """Return `piecewise('refusal')`."""

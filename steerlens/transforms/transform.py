@@ -7,7 +7,9 @@ space; a dimension of heads before it is taken head by head.
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -82,22 +84,49 @@ def own(value: object, *names: str) -> None:
 
 
 def moved(value: T, device: torch.device, dtype: torch.dtype) -> T:
-    """Return a transform or signal with its tensors on a device, floats in a computing dtype.
+    """Return a transform with every tensor in it on a device, floats in a computing dtype.
 
-    >>> from steerlens.transforms import Scale
-    >>> moved(Scale(torch.ones(2)), torch.device("cpu"), torch.float64).factor.dtype
+    Those that it was given and those that it made of them, also in what it holds: transforms of
+    anybody's, directions and other dataclasses, tuples, lists and dictionaries; not what a function
+    closes over, nor modules. For running alone: directions in it are no longer float32 on the CPU.
+    Where nothing is to be moved, the value itself.
+
+    >>> from steerlens.transforms import KeepNorm, Scale
+    >>> there = moved(KeepNorm(Scale(torch.ones(2))), torch.device("cpu"), torch.float64)
+    >>> there.inner.factor.dtype
     torch.float64
     """
     if isinstance(value, Tensor):
         return cast(T, value.to(device, dtype if value.is_floating_point() else value.dtype))
-    if not is_dataclass(value) or isinstance(value, type):
+    changed = {}
+    for at, part in _parts(value).items():
+        new = moved(part, device, dtype)
+        if new is not part:
+            changed[at] = new
+    return _with(value, changed) if changed else value
+
+
+def _parts(value: object) -> Mapping[Any, Any]:
+    """What a value is made of, by name, key or place; nothing of what is not looked into."""
+    if type(value) in (tuple, list):
+        return dict(enumerate(cast(Any, value)))
+    if type(value) is dict:
         return value
-    changed: dict[str, Any] = {}
-    for each in fields(value):
-        if not each.init:
-            continue
-        old = getattr(value, each.name)
-        new = moved(old, device, dtype) if isinstance(old, Tensor | Linear) else old
-        if new is not old:
-            changed[each.name] = new
-    return replace(value, **changed) if changed else value
+    transform = hasattr(value, "change")  # `isinstance(value, Transform)` takes 10 µs a string
+    if isinstance(value, type) or not (transform or is_dataclass(value)):
+        return {}
+    named = fields(value) if is_dataclass(value) else ()  # those of a class with slots
+    return {each.name: getattr(value, each.name) for each in named} | getattr(value, "__dict__", {})
+
+
+def _with(value: T, changed: Mapping[Any, Any]) -> T:
+    """The value with some of its parts changed. Not made anew: that would make its own anew too."""
+    if isinstance(value, tuple | list):
+        return cast(T, type(value)(changed.get(i, each) for i, each in enumerate(value)))
+    made: Any = copy(value)
+    for at, part in changed.items():
+        if isinstance(made, dict):
+            made[at] = part
+        else:
+            object.__setattr__(made, at, part)
+    return cast(T, made)
