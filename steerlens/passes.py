@@ -70,6 +70,17 @@ def telling(model: Host, batch: Batch) -> Iterator[None]:
         yield
 
 
+def one_pass(model: Host, batch: Batch, fwd_hooks: FwdHooks) -> Float[Tensor, "batch pos d_vocab"]:
+    """Run one pass over a batch, told to every clock, under hooks of its own; return the logits.
+
+    The hooks stand after those of whatever steering is on, and see what it wrote. One that raises
+    ends the pass: `suppress(Enough)` around it.
+    """
+    with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks):
+        logits: Tensor = model(batch.tokens)
+    return logits
+
+
 def bare(model: Host) -> bool:
     """Return whether no steering is on and no hook stands at any hook point."""
     return not vars(model).get(_CLOCKS) and not any(

@@ -16,7 +16,7 @@ from steerlens.cards import count
 from steerlens.components import Place
 from steerlens.errors import BadInputError
 from steerlens.host import FwdHooks, Host
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.positions import Mask
 from steerlens.text import Batch
 
@@ -67,8 +67,7 @@ def _gradients(
         (input_name(place), _moving(share, differences[place], mask))
         for place, share in shares.items()
     ]
-    with telling(model, batch), model.hooks(fwd_hooks=hooks):
-        logits = model(batch.tokens)
+    logits = one_pass(model, batch, hooks)
     last = batch.real.sum(1).to(logits.device) - 1
     values = metric(logits[torch.arange(len(last), device=last.device), last].float())
     _check_metric(values, len(last))

@@ -22,7 +22,7 @@ from steerlens.cards import count
 from steerlens.components import Block, Components, Norm, Place
 from steerlens.errors import HookError
 from steerlens.host import FwdHooks, Host, check_hook_name, device_of, hook_name
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.positions import Mask, Positions
 from steerlens.reading import Enough, Picker, Reading, pooled
 from steerlens.text import Batch, Item, batches, encode
@@ -143,8 +143,8 @@ class _Pass:
         model: Host = self.parts.model
         hooks: FwdHooks = [hook for place in wanted for hook in self._hooks(place)]
         self.left = len(hooks)
-        with telling(model, batch), model.hooks(fwd_hooks=hooks), suppress(Enough):
-            model(batch.tokens)
+        with suppress(Enough):
+            one_pass(model, batch, hooks)
         if self.left:
             raise HookError(
                 f"The pass reached {len(hooks) - self.left} of {len(hooks)} hook points of heads "

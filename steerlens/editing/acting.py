@@ -17,7 +17,7 @@ from steerlens.editing.factors import Factors
 from steerlens.editing.value import Edit
 from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest
 from steerlens.host import Host, check_hook_name, device_of
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.provenance import check_same_model
 from steerlens.reading import Enough
 from steerlens.text import Batch, Item, batches, encode, token_strings
@@ -133,8 +133,8 @@ def _read(
         found.append((x @ k.to(x)).cpu())
         raise Enough
 
-    with telling(model, batch), model.hooks(fwd_hooks=[(name, read)]), suppress(Enough):
-        model(batch.tokens)
+    with suppress(Enough):
+        one_pass(model, batch, [(name, read)])
     if not found:
         raise HookError(f"The pass never reached hook point {name!r}; nothing was read there.")
     return found[0]

@@ -15,7 +15,7 @@ from steerlens.editing.remaining import looking, table, watches
 from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
 from steerlens.host import FwdHooks, Host, device_of
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.text import Batch, Item, batches, encode
 
 if TYPE_CHECKING:
@@ -124,9 +124,7 @@ def certify(
 
 @torch.no_grad()
 def _logits(model: Host, batch: Batch, hooks: FwdHooks) -> Tensor:
-    with telling(model, batch), model.hooks(fwd_hooks=hooks):
-        logits: Tensor = model(batch.tokens)
-    return logits.float()
+    return one_pass(model, batch, hooks).float()
 
 
 def _left(edit: Edit, model: Any) -> list[tuple[str, int, str, str]]:

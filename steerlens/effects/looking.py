@@ -19,7 +19,7 @@ from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Batch, Item, encode, pad, token_strings
@@ -138,9 +138,7 @@ def _attention(
         stack.enter_context(torch.no_grad())
         if steering is not None:
             stack.enter_context(running(steering.expression, model, may_miss=True))
-        stack.enter_context(telling(model, batch))
-        stack.enter_context(model.hooks(fwd_hooks=[(name, reader(name)) for name in names]))
-        model(batch.tokens)
+        one_pass(model, batch, [(name, reader(name)) for name in names])
     return _Attention(
         {i: seen[f"blocks.{i}.attn.hook_pattern"] for i in layers},
         {i: seen[f"blocks.{i}.attn.hook_v"] for i in layers},

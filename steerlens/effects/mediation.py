@@ -21,7 +21,7 @@ from steerlens.effects.measuring import by_prompt, check_steering, encoded_promp
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.moments import Moments
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.rows import at_rows
 from steerlens.running import running
 from steerlens.statistics import largest
@@ -245,7 +245,4 @@ def _logits(
         stack.enter_context(model.hooks(fwd_hooks=[each for each in hooks if not _is_z(each[0])]))
         if steering is not None:
             stack.enter_context(running(steering.expression, model, may_miss=True))
-        stack.enter_context(telling(model, batch))
-        stack.enter_context(model.hooks(fwd_hooks=[each for each in hooks if _is_z(each[0])]))
-        found: Tensor = model(batch.tokens)[mask].float()
-    return found
+        return one_pass(model, batch, [each for each in hooks if _is_z(each[0])])[mask].float()

@@ -14,7 +14,7 @@ from torch import Tensor
 from steerlens.effects.readers import STREAM
 from steerlens.errors import HookError
 from steerlens.host import FwdHooks, Host, hook_name
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Batch
@@ -73,9 +73,7 @@ def read(
         stack.enter_context(model.hooks(fwd_hooks=[*outer, *whole.before()]))
         if steering is not None:
             stack.enter_context(running(steering.expression, model, may_miss=True))
-        stack.enter_context(telling(model, batch))
-        stack.enter_context(model.hooks(fwd_hooks=[*inner, *whole.after()]))
-        logits = model(batch.tokens)[mask].float()
+        logits = one_pass(model, batch, [*inner, *whole.after()])[mask].float()
     read, found = after.seen, before.seen
     _check({**found, **read}, [*outer, *inner])
 

@@ -25,7 +25,7 @@ from steerlens.errors import BadInputError
 from steerlens.evaluation.gap import Answers, Gap, Pair
 from steerlens.evaluation.placebo import random_like
 from steerlens.host import HookFn, Host, device_of
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.positions import Positions
 from steerlens.signals import Combining, Moment, Rows
 from steerlens.statistics import Interval, band, rank_among, resampled_rows
@@ -170,8 +170,8 @@ def _activations(
     for rows, batch in batches(model, items, batch_tokens=batch_tokens, device=device_of(model)):
         kept: list[Tensor] = []
         hook: HookFn = lambda activation, hook, kept=kept: kept.append(activation)  # noqa: E731
-        with torch.no_grad(), telling(model, batch), model.hooks(fwd_hooks=[(hook_name, hook)]):
-            model(batch.tokens)
+        with torch.no_grad():
+            one_pass(model, batch, [(hook_name, hook)])
         for row, activation in zip(rows, kept[0].float().cpu(), strict=True):
             found[row] = activation.new_zeros(longest, *activation.shape[1:])
             found[row][: len(activation)] = activation

@@ -24,7 +24,7 @@ from steerlens.host import FwdHooks, Host, device_of
 from steerlens.methods.data import Sets
 from steerlens.methods.descent import Descent
 from steerlens.methods.transport import wasserstein
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.positions import Mask, Positions
 from steerlens.reading import Enough, Picker, pooled
 from steerlens.running import running
@@ -102,8 +102,8 @@ class Texts:
         on: AbstractContextManager[Any] = nullcontext()
         if steering is not None:
             on = running(steering.expression, self.model, may_miss=True)
-        with on, telling(self.model, batch), self.model.hooks(fwd_hooks=hooks), suppress(Enough):
-            self.model(batch.tokens)
+        with on, suppress(Enough):
+            one_pass(self.model, batch, hooks)
         missing = [name for name in names if name not in found]
         if missing:
             raise HookError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from steerlens.cards import count
 from steerlens.errors import BadInputError
 from steerlens.host import Host, check_by_token, check_hook_name, device_of
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.positions import Window
 from steerlens.text import Item, encode, pad
 from steerlens.transforms.linear import Along
@@ -167,8 +167,8 @@ def stored_pass(
     def keep(activation: Tensor, hook: Any) -> None:
         kept.append(activation.detach().float().clone())
 
-    with torch.no_grad(), telling(model, batch), model.hooks(fwd_hooks=[(hook_name, keep)]):
-        model(batch.tokens)
+    with torch.no_grad():
+        one_pass(model, batch, [(hook_name, keep)])
     [found] = kept
     real = batch.real.reshape(*batch.real.shape, *[1] * (found.ndim - 2))
     return found.masked_fill(~real, torch.nan).cpu()

@@ -14,7 +14,7 @@ from torch import Tensor
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.host import FwdHooks, Host, check_read, device_of, hook_name, split_name
-from steerlens.passes import telling
+from steerlens.passes import one_pass
 from steerlens.steering import Steering
 from steerlens.text import Item, encode, pad, token_strings
 from steerlens.trace import Trace
@@ -165,8 +165,8 @@ def _read(model: Host, item: Any, names: Sequence[str]) -> dict[str, Float[Tenso
 
     batch = pad(model, [item], device_of(model))
     hooks: FwdHooks = [(name, partial(keep, name)) for name in dict.fromkeys(names)]
-    with torch.no_grad(), telling(model, batch), model.hooks(fwd_hooks=hooks):
-        model(batch.tokens)
+    with torch.no_grad():
+        one_pass(model, batch, hooks)
     return kept
 
 
