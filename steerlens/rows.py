@@ -14,8 +14,8 @@ from steerlens.errors import BadInputError
 from steerlens.interventions import Intervention, mapped
 from steerlens.signals import Combining, Rows
 from steerlens.steering import Steering
+from steerlens.transforms import Transform
 from steerlens.transforms.exchange import Stored
-from steerlens.transforms.transform import Linear
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def _taken(value: T, index: Int[Tensor, " row"], total: int) -> T:
     if not is_dataclass(value):
         return value
     parts = ((each.name, getattr(value, each.name)) for each in fields(value) if each.init)
-    inner = {name: part for name, part in parts if isinstance(part, Combining | Linear)}
+    inner = {name: part for name, part in parts if isinstance(part, Combining | Transform)}
     changed = {name: _taken(part, index, total) for name, part in inner.items()}
     if all(changed[name] is inner[name] for name in inner):
         return value

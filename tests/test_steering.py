@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 import steerlens as sl
 from steerlens.errors import BadInputError, UnknownNameError
+from steerlens.rows import at_rows
+from steerlens.transforms import KeepNorm, Shift
 
 A = sl.Direction("blocks.1.hook_resid_post", torch.tensor([3.0, 4.0]), name="a")
 B = sl.Direction("blocks.2.hook_resid_post", torch.tensor([1.0, 0.0]), name="b")
@@ -87,3 +91,24 @@ def test_a_share_that_leaves_its_range_at_work() -> None:
     with pytest.raises(BadInputError, match="a share, from 0 to 1: bound its gate"):
         with steering.on(tiny("llama", "bridge")) as model:
             model(random_rows([4])[0][None])
+
+
+@dataclass(frozen=True)
+class Half:
+    """A user's own wrapper, no `Linear`."""
+
+    inner: Shift
+    scales: ClassVar[str] = "amplitude"
+    hook_name: ClassVar[str] = A.hook_name
+    unit_shape: ClassVar[tuple[int, ...]] = (2,)
+
+    def change(self, x: Tensor, strength: Tensor, window: Any = None) -> Tensor:
+        return self.inner.change(x, strength / 2, window)
+
+
+def test_law_11_values_a_row_are_taken_within_any_wrapper() -> None:
+    rows = torch.arange(6.0).reshape(3, 2)
+    for made in (Shift(rows), Half(Shift(rows)), KeepNorm(KeepNorm(Half(Shift(rows))))):
+        some = at_rows(sl.steer(made, A.hook_name), [2, 0], 1, 3).interventions[0].transform
+        x, strength = torch.ones(3, 1, 2), torch.tensor(1.0)
+        assert torch.equal(some.change(x[:2], strength), made.change(x, strength)[[2, 0]])
