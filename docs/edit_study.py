@@ -7,9 +7,10 @@ r"""Weight edits against activation steering, at matched utility: what a behavio
     python docs/edit_study.py report seed0.json seed1.json seed2.json   the tables, models pooled
     python docs/edit_study.py pictures                                  an edit, drawn
 
-`SEED1` is a folder of another Steerling (`docs/seeds/1`, `docs/seeds/2`). Every method has a grid of strengths; the point that scores highest on validation items among those whose
-utility there is at most 5 points below the unedited model's is read on test items. Seed 0, one
-thread, about 12 minutes a model.
+`SEED1` is a folder of another Steerling (`docs/seeds/1`, `docs/seeds/2`). Every method has a grid
+of strengths; the point that scores highest on validation items among those whose utility there is
+at most 5 points below the unedited model's is read on test items. Seed 0, one thread, about 12
+minutes a model.
 """
 
 from __future__ import annotations

@@ -201,7 +201,8 @@ def train(
     The weights depend on recipe, world and device alone, unless `minutes` run out: then the
     learning rate falls earlier, and the record holds the shorter recipe, which alone gives the
     same weights. A usable checkpoint is left in `folder` every `checkpoint_seconds`, and a run that
-    was cut off goes on from it, to the same weights. Costs an hour to an hour and a half on one CPU core for 21M tokens.
+    was cut off goes on from it, to the same weights. Costs, for 21M tokens, an hour to an hour and
+    a half on one CPU core.
 
     >>> train(Recipe(tokens=4096), Path("steerling"))["finished"]  # doctest: +SKIP
     True

@@ -23,6 +23,8 @@ _ACTING = ("transforms", "signals", "positions", "interventions")
 """Rooms whose values may hold no NaN: with it, a bound would never open, and a vector break all."""
 _ONCE_HELD = ("vector", "units", "plane")
 """Fields of transforms before layout 3: made of the others, and so made again."""
+_NOT_YET_HELD = ("provenance",)
+"""Fields that parts may lack before layout 3: nothing was told there."""
 
 
 class Unpacker:
@@ -78,8 +80,10 @@ class Unpacker:
         if kind is None:
             raise BadInputError(f"it names {name!r}, which this SteerLens does not have")
         own, asked = [each.name for each in fields(kind) if each.init], hints(kind)
-        if self._layout < 3 and name.startswith("transforms."):
-            parts = {at: each for at, each in parts.items() if at in own or at not in _ONCE_HELD}
+        if self._layout < 3:
+            own = [at for at in own if at in parts or at not in _NOT_YET_HELD]
+            made = _ONCE_HELD if name.startswith("transforms.") else ()
+            parts = {at: each for at, each in parts.items() if at in own or at not in made}
         for field in own:
             if field not in parts:
                 raise BadInputError(f"its {name} lacks {field!r}")
