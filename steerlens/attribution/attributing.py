@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from steerlens.attribution.probing import Folds, folds, head_accuracy, neuron_ac
 from steerlens.attribution.scores import Inputs, Writers, head_scores, neuron_scores
 from steerlens.attribution.sides import Read, Side, input_name, places, read
 from steerlens.attribution.value import Attribution, Scores
-from steerlens.components import Components, Place, components
+from steerlens.components import Block, Components, Place, components
 from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction, Directions
 from steerlens.directions.collection import listed
@@ -89,13 +90,7 @@ def attribute(
     Attribution('direction', 48 heads, 2304 neurons, 4 pairs; importance L...)
     """
     check_contrast(contrast, "Components are scored on")
-    if metric is not None and not callable(metric):
-        raise BadInputError(
-            f"The metric of an attribution is a function of logits (row, d_vocab); got {metric!r}. "
-            "For two tokens: lambda logits: logits[:, first] - logits[:, second]."
-        )
-    if max_examples < 2:
-        raise BadInputError(f"Sides are told apart by 2 examples or more; got {max_examples}.")
+    _check_asked(metric, max_examples)
     parts = components(model)
     wanted = places(parts)
     along = aims(parts, direction, wanted)
@@ -113,7 +108,6 @@ def attribute(
         )
         for side in items
     )
-    config = _config(max_examples, probes, metric, seed)
     sizes = [len(each.inputs.rows) for each in (positive, negative)]
     parted = folds(*sizes, paired=contrast.paired, seed=seed)
     sides = _Sides(parts, positive, negative, parted, probes)
@@ -124,18 +118,26 @@ def attribute(
         moved = gradients(
             model, items[1], differences, metric, batch_tokens=batch_tokens, progress=progress
         )
-        for place, each in moved.items():
-            found[place]["gradient"] = each
+        found = {place: {**found[place], "gradient": moved[place]} for place in found}
+    config = _config(max_examples, probes, metric, seed)
     return Attribution(
-        heads=_stacked([found[place] for place in found if place[1] == "attn"]),
-        neurons=_stacked([found[place] for place in found if place[1] == "mlp"])
-        if parts.has_neurons
-        else None,
+        heads=_stacked(found, "attn"),
+        neurons=_stacked(found, "mlp") if parts.has_neurons else None,
         name=listed(direction)[0].name,
         items=contrast.counted,
         positions=positive.inputs.positions,
         provenance=made_by(model, "attribute", config, contrast.digest),
     )
+
+
+def _check_asked(metric: Metric | None, max_examples: int) -> None:
+    if metric is not None and not callable(metric):
+        raise BadInputError(
+            f"The metric of an attribution is a function of logits (row, d_vocab); got {metric!r}. "
+            "For two tokens: lambda logits: logits[:, first] - logits[:, second]."
+        )
+    if max_examples < 2:
+        raise BadInputError(f"Sides are told apart by 2 examples or more; got {max_examples}.")
 
 
 def _config(max_examples: int, probes: bool, metric: Metric | None, seed: int) -> str:
@@ -158,5 +160,6 @@ def _scores(sides: _Sides, place: Place, direction: Tensor) -> dict[str, Tensor]
     return found
 
 
-def _stacked(layers: list[dict[str, Tensor]]) -> Scores:
+def _stacked(found: Mapping[Place, dict[str, Tensor]], block: Block) -> Scores:
+    layers = [each for place, each in found.items() if place[1] == block]
     return Scores(**{name: torch.stack([each[name] for each in layers]) for name in layers[0]})
