@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -49,6 +50,17 @@ class Moments:
     def variance(self) -> Float[Tensor, "*unit"]:
         """The unbiased variance of each entry."""
         return self.squares / max(1, self.count - 1)
+
+    @property
+    def standard_error(self) -> Float[Tensor, "*unit"]:
+        """The standard error of the mean of each entry; not a number where one alone was seen.
+
+        >>> Moments.of(torch.tensor([[0.0], [2.0]])).standard_error
+        tensor([1.], dtype=torch.float64)
+        """
+        if self.count < 2:
+            return torch.full_like(self.mean, torch.nan)
+        return (self.variance / self.count).sqrt()
 
 
 def merge(into: dict[str, Moments], name: str, more: Moments) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import nan
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
@@ -165,8 +164,7 @@ class Effect:
 
 def _with_error(name: str, moments: Moments, place: tuple[int, ...]) -> dict[str, object]:
     """A mean over prompts, and its standard error."""
-    error = float((moments.variance[place] / moments.count) ** 0.5) if moments.count > 1 else nan
-    return {name: float(moments.mean[place]), "se": error}
+    return {name: float(moments.mean[place]), "se": float(moments.standard_error[place])}
 
 
 def _signed(value: Tensor | float) -> str:

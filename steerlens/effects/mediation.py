@@ -179,13 +179,9 @@ def _mediation(metric: str, changes: Sequence[Moments], size: int, layers: int) 
         whole=whole,
         direct=direct,
         without=grid([whole - each.mean for each in held]),
-        error=grid([_error(each) for each in held]),
+        error=grid([each.standard_error for each in held]),
         alone=grid([whole - each.mean - direct for each in rest]) if rest else None,
     )
-
-
-def _error(each: Moments) -> Tensor:
-    return (each.variance / each.count) ** 0.5 if each.count > 1 else each.mean * torch.nan
 
 
 def _site(place: Place) -> str:

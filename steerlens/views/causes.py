@@ -164,12 +164,11 @@ def attribution_map(
 
 def _errors(moments: Moments) -> Float[Tensor, "*unit"] | None:
     """Standard errors of the mean over prompts; None for one prompt."""
-    return None if moments.count < 2 else (moments.variance / moments.count) ** 0.5
+    return None if moments.count < 2 else moments.standard_error
 
 
 def _beside(heads: Moments, mlps: Moments) -> Float[Tensor, "layer component"]:
-    found = [(each.variance / each.count) ** 0.5 for each in (heads, mlps)]
-    return torch.cat([found[0], found[1][:, None]], dim=1)
+    return torch.cat([heads.standard_error, mlps.standard_error[:, None]], dim=1)
 
 
 def _line(name: str, moments: Moments, kept: Tensor | None = None) -> Line:
