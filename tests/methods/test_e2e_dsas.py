@@ -166,7 +166,7 @@ def test_the_trained_steering_is_the_training_forward(host: str, gate: Any) -> N
     """Bit for bit, with gates above 1 under the rectifier."""
     model = tiny("llama", host)
     maps, gates = some_parts(gate)
-    pairs = [e2e_dsas._settled(model, *pair) for pair in zip(maps, gates, strict=True)]
+    pairs = [e2e_dsas._settled(*pair, {}) for pair in zip(maps, gates, strict=True)]
     settled = gated([pair[0] for pair in pairs], [pair[1] for pair in pairs], "everywhere")
     with gradients(model), gated(maps, gates, "everywhere").on(model):
         trained = forward(model, PROMPT)
@@ -184,7 +184,7 @@ def test_a_shut_gate_leaves_the_logits_bit_for_bit(host: str) -> None:
     model = tiny("llama", host)
     maps, gates = some_parts("relu")
     shut = [replace(each, bias=torch.tensor(-1e6)) for each in gates]
-    pairs = [e2e_dsas._settled(model, *pair) for pair in zip(maps, shut, strict=True)]
+    pairs = [e2e_dsas._settled(*pair, {}) for pair in zip(maps, shut, strict=True)]
     steering = gated([pair[0] for pair in pairs], [pair[1] for pair in pairs], "everywhere")
     with torch.no_grad():
         base = forward(model, PROMPT)
