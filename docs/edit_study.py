@@ -40,9 +40,10 @@ Change = sl.Edit | sl.Steering | None
 Scored = dict[str, list[float]]
 
 
-def grids(model: Any, contrast: sl.Contrast) -> dict[str, dict[str, Change]]:
-    """Every method's points, by a label."""
-    found = editing.candidates(model, contrast, progress=False)
+def grids(
+    model: Any, contrast: sl.Contrast, found: editing.Candidates
+) -> dict[str, dict[str, Change]]:
+    """Every method's points, by a label; Steer2Edit's among the candidates found."""
     kinds = {"both": (1, 1), "heads": (1, 0), "neurons": (0, 1)}
     sparse: dict[str, Change] = {}
     for q in (0.5, 0.8, 0.95, 0.99):
@@ -112,8 +113,8 @@ def study(model: Any, behaviour: Behaviour) -> dict[str, Any]:
     """Every method's chosen point on test items, and the placebos of Steer2Edit's."""
     base = scored(model, behaviour, None, "validation", VALIDATION)
     least = mean(base["utility"]) - SLACK
-    points = grids(model, behaviour.contrast)
     candidates = editing.candidates(model, behaviour.contrast, progress=False)
+    points = grids(model, behaviour.contrast, candidates)
     found: dict[str, Any] = {"none": {"point": "", **_test(model, behaviour, None)}}
     largest = max(float(each.importance.abs().max()) for each in candidates.of("attn"))
     found["largest |g| of a head"] = largest

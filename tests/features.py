@@ -302,19 +302,19 @@ def export(bench: Bench) -> None:
 # Methods
 
 
-def _sets() -> Sets:
+def sets() -> Sets:
     tokens = [row.tolist() for row in random_rows([5, 6, 7, 4, 8, 6], seed=9)]
     return Sets([row.tolist() for row in ROWS[:6]], [row.tolist() for row in ROWS[6:]], tokens)
 
 
-def _conditional() -> cast.Conditional:
+def conditional() -> cast.Conditional:
     return cast.Conditional(CONTRAST, CONTRAST)
 
 
-def _routes() -> riser.Routes:
-    dice, sets = torch.Generator().manual_seed(0), _sets()
+def routes() -> riser.Routes:
+    dice, texts = torch.Generator().manual_seed(0), sets()
     basis = sl.Basis.of({"a": sl.Direction(STREAM, torch.randn(models.D_MODEL, generator=dice))})
-    labelled = {"x": sets.source, "y": sets.target}
+    labelled = {"x": texts.source, "y": texts.target}
     return riser.Routes(basis, labelled, {"x": [1.0], "y": [-2.0]})
 
 
@@ -322,12 +322,14 @@ LOOSE = refusal.Config(tokens=["the"], clear=False, validation=0.5, most_kl=99, 
 """Takes the best candidate, however bad it is."""
 
 
+CHOICES = [Choice(f"good w{i} the", [" good", " bad"], [i % 2]) for i in range(6)]
+
+
 def _steer2adapt(bench: Bench) -> None:
     generator = torch.Generator().manual_seed(0)
     basis = sl.Basis({STREAM: torch.randn(2, models.D_MODEL, generator=generator)}, ["a", "b"])
-    items = [Choice(f"good w{i} the", [" good", " bad"], [i % 2]) for i in range(6)]
     config = steer2adapt.Config(search=Search("random", budget=4))
-    task = MultipleChoice("words", items)
+    task = MultipleChoice("words", CHOICES)
     found = steer2adapt.adapt(bench.model, basis, task, config, **QUIET)
     assert len(found.trials) == 5
     assert len({trial.value for trial in found.trials}) > 1, "nothing was steered"
@@ -391,18 +393,18 @@ FEATURES: dict[str, dict[str, Feature]] = {
             )
             for name, k in MASKS.items()
         },
-        "DSAS": _method(dsas.fit, _sets, dsas.Config(min_accuracy=0)),
-        "E2E-DSAS": _method(e2e_dsas.fit, _sets, e2e_dsas.Config(**DESCENT)),
-        "LinEAS": _method(lineas.fit, _sets, lineas.Config(**DESCENT)),
+        "DSAS": _method(dsas.fit, sets, dsas.Config(min_accuracy=0)),
+        "E2E-DSAS": _method(e2e_dsas.fit, sets, e2e_dsas.Config(**DESCENT)),
+        "LinEAS": _method(lineas.fit, sets, lineas.Config(**DESCENT)),
         "Linear-AcT": _method(act.fit, CONTRAST, act.Config(support="all")),
         "CAA": _method(caa.fit, CONTRAST, caa.Config(layer=LAYER)),
         "ActAdd": _method(actadd.fit, sl.Contrast(["good w1"], ["bad w1"])),
         "ITI": _method(iti.fit, CONTRAST, iti.Config(k=2)),
         "RepE": _method(repe.fit, CONTRAST),
-        "CAST": _method(cast.fit, _conditional, cast.Config(layers=[2], condition_layers=[0])),
+        "CAST": _method(cast.fit, conditional, cast.Config(layers=[2], condition_layers=[0])),
         "refusal direction": _method(refusal.fit, CONTRAST, LOOSE),
         "angular steering": _method(angular.fit, CONTRAST),
-        "RISER's router": _method(riser.fit, _routes, riser.Config(learning=Learning(steps=5))),
+        "RISER's router": _method(riser.fit, routes, riser.Config(learning=Learning(steps=5))),
         "Steer2Adapt": _steer2adapt,
     },
     "Files": {"directions, steerings, edits": files},

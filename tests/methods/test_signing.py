@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from behaving import CONTRAST
-from features import DESCENT, LOOSE, STREAM, _conditional, _routes, _sets
+from features import CHOICES, DESCENT, LOOSE, STREAM, conditional, routes, sets
 from models import D_MODEL, tiny
 
 import steerlens as sl
 from steerlens import methods
-from steerlens.evaluation import Choice, MultipleChoice
+from steerlens.evaluation import MultipleChoice
 from steerlens.evaluation.fingerprint import fingerprint
 from steerlens.methods import (  # fmt: skip
     act,
@@ -38,21 +38,20 @@ from steerlens.methods.searching import Search
 from steerlens.methods.signing import signed
 from steerlens.provenance import provenance
 
-ITEMS = [Choice(f"good w{i} the", [" good", " bad"], [i % 2]) for i in range(6)]
 BASIS = sl.Basis({STREAM: torch.eye(2, D_MODEL)}, ["a", "b"])
 FITS: dict[str, tuple[Any, Any]] = {
-    "act": (_sets, act.Config(sites=STREAM)),
+    "act": (sets, act.Config(sites=STREAM)),
     "actadd": (sl.Contrast(["good w1"], ["bad w1"]), actadd.Config(layer=1)),
     "angular": (CONTRAST, angular.Config(angle=1.5)),
     "caa": (CONTRAST, caa.Config(layer=1, coeff=2)),
-    "cast": (_conditional, cast.Config(layers=[2], condition_layers=[0])),
-    "dsas": (_sets, dsas.Config(min_accuracy=0)),
-    "e2e_dsas": (_sets, e2e_dsas.Config(**DESCENT)),
+    "cast": (conditional, cast.Config(layers=[2], condition_layers=[0])),
+    "dsas": (sets, dsas.Config(min_accuracy=0)),
+    "e2e_dsas": (sets, e2e_dsas.Config(**DESCENT)),
     "iti": (CONTRAST, iti.Config(k=2)),
-    "lineas": (_sets, lineas.Config(**DESCENT)),
+    "lineas": (sets, lineas.Config(**DESCENT)),
     "refusal": (CONTRAST, LOOSE),
     "repe": (CONTRAST, repe.Config(layers=[1])),
-    "riser": (_routes, riser.Config(learning=Learning(steps=5))),
+    "riser": (routes, riser.Config(learning=Learning(steps=5))),
     "sadi": (CONTRAST, sadi.Config(k=2, strength=3.0)),
     "steer2adapt": (None, steer2adapt.Config(search=Search("random", budget=4))),
 }
@@ -75,7 +74,7 @@ def every_method() -> list[str]:
 def fitted(name: str, model: Any, data: Any = None) -> sl.Steering:
     given, config = FITS[name]
     if name == "steer2adapt":
-        task = data or MultipleChoice("words", ITEMS)
+        task = data or MultipleChoice("words", CHOICES)
         return steer2adapt.adapt(model, BASIS, task, config, progress=False).steering
     given = data or (given() if callable(given) else given)
     fit: Callable[..., sl.Steering] = import_module(f"steerlens.methods.{name}").fit
@@ -103,10 +102,10 @@ def test_every_method_says_what_it_made(name: str, tmp_path: Path) -> None:
 
 OTHERS: dict[str, Callable[[], Any]] = {
     "caa": lambda: sl.Contrast(CONTRAST.positive[1:], CONTRAST.negative[1:]),
-    "act": lambda: methods.Sets(_sets().source, _sets().target, _sets().control[1:]),
+    "act": lambda: methods.Sets(sets().source, sets().target, sets().control[1:]),
     "cast": lambda: cast.Conditional(CONTRAST, CONTRAST.shuffled(1)),
-    "riser": lambda: riser.Routes(_routes().basis, _routes().prompts, {"x": [1.0], "y": [-1.0]}),
-    "steer2adapt": lambda: MultipleChoice("words", ITEMS[1:]),
+    "riser": lambda: riser.Routes(routes().basis, routes().prompts, {"x": [1.0], "y": [-1.0]}),
+    "steer2adapt": lambda: MultipleChoice("words", CHOICES[1:]),
 }
 
 
@@ -124,8 +123,8 @@ def test_other_data_has_another_hash(name: str) -> None:
 def test_a_base_keeps_what_made_it() -> None:
     """Gates that are fitted for a method's steering do not hide what that was."""
     model = tiny("llama", "bridge")
-    base = caa.fit(model, _sets().contrast, caa.Config(layer=1), progress=False)
-    gated = dsas.gated(model, base, _sets(), dsas.Config(min_accuracy=0), progress=False)
+    base = caa.fit(model, sets().contrast, caa.Config(layer=1), progress=False)
+    gated = dsas.gated(model, base, sets(), dsas.Config(min_accuracy=0), progress=False)
     [leaf] = gated.interventions
     assert leaf.provenance["method"] == "dsas"
     assert "'method': 'caa'" in leaf.provenance["base"]
@@ -159,7 +158,7 @@ def test_a_plane_says_its_config() -> None:
 
 def test_a_function_in_a_config_has_no_address() -> None:
     config = act.Config(sites=lambda name: name == STREAM)
-    made = act.fit(tiny("llama", "bridge"), _sets(), config, progress=False)
+    made = act.fit(tiny("llama", "bridge"), sets(), config, progress=False)
     told = {leaf.provenance["config"] for leaf in made.interventions}
     assert "<lambda>" in str(told)
     assert "0x" not in str(told)
