@@ -8,7 +8,8 @@ r"""Composition of a domain's concepts against every baseline, on twelve tasks o
 Each task gives 12 examples, 6 that the model gets right and 6 that it gets wrong, in five draws.
 Every method sees the same examples, may add vectors as long, and has 50 candidates, chosen by the
 same objective (several weights are searched by optuna's TPE); figures are accuracies on test items.
-Seed 0, one thread; hours a model.
+Competence is facts, harmless requests and sums (`behaviours.useful`), for three of the methods.
+Seed 0, one thread; about half an hour a model, and ten minutes for the curves.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import pandas
 import torch
+from behaviours import useful
 from results import Results, loaded
 from tables import gains
 from tqdm import tqdm
@@ -43,6 +45,8 @@ DRAWS, POOL, TEST, FIT = 5, 96, 64, 96
 BUDGET = 50
 SHOTS = 2
 """How many of the examples stand before a prompt in context: more do not fit every task."""
+COSTED, COST_ITEMS = ("composition", "best single concept", "random subspace"), 48
+"""Whose price in competence is measured, and on how many items."""
 CURVED = ("refusal", "fairness", "polite_refusal")
 Found = sl.Steering | None
 
@@ -131,6 +135,8 @@ def one_draw(
         steering = make()
         cost = 0.0 if steering is None else -float(plain.scores(model, steering).mean)
         found[method] = {"scores": test.scores(model, steering).values[0].tolist(), "kl": cost}
+        if method in COSTED:
+            found[method]["useful"] = _mean(useful(model, steering, "test", COST_ITEMS))
     shown = in_context(test, examples)
     found["in context"] = {"scores": shown.scores(model).values[0].tolist(), "kl": float("nan")}
     return found
@@ -139,13 +145,14 @@ def one_draw(
 def study(model: Any, results: Results) -> Results:
     """Every task and draw."""
     bases = {domain: concepts(model, domain) for domain in ("reasoning", "safety")}
+    able = _mean(useful(model, None, "test", COST_ITEMS))
     for name in tqdm(HOME, desc="tasks"):
         if name in results:
             continue
         test = of_world(name, "test", TEST)
         base = test.scores(model).values[0].tolist()
         draws = [one_draw(model, bases, name, draw, test) for draw in range(DRAWS)]
-        results[name] = {"none": {"scores": base, "kl": 0.0}, "draws": draws}
+        results[name] = {"none": {"scores": base, "kl": 0.0, "useful": able}, "draws": draws}
     return results
 
 
