@@ -6,9 +6,10 @@ import models
 import pytest
 import torch
 from cases import EACH_HOST
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import build, random_rows, tiny
+from trials import trials
 
 import steerlens as sl
 from steerlens.errors import BadInputError, UnknownNameError
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.host
 NAME = "blocks.1.hook_resid_post"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@trials(60)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 999), st.floats(-9, 9))
 def test_law_8_moments_of_shards_merge(sizes: list[int], seed: int, centre: float) -> None:
     x = torch.randn(sum(sizes), 2, 3, generator=torch.Generator().manual_seed(seed)) + centre

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from cases import EACH_HOST
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny
 from torch import Tensor
+from trials import trials
 
 import steerlens as sl
 from steerlens import Basis, Direction, Directions
@@ -40,7 +41,7 @@ def close(one: Tensor, other: Tensor, atol: float = 1e-5) -> None:
 
 # The factor
 
-laws = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+LAW = trials(60)
 
 
 @st.composite
@@ -58,7 +59,7 @@ def redundant(draw: st.DrawFn) -> tuple[Tensor, int]:
     return torch.stack([rows[i] * size for i, size in zip(order, sizes, strict=True)]), rank
 
 
-@laws
+@LAW
 @given(redundant())
 def test_trap_nearly_parallel_vectors_count_once(case: tuple[Tensor, int]) -> None:
     vectors, rank = case
@@ -70,7 +71,7 @@ def test_trap_nearly_parallel_vectors_count_once(case: tuple[Tensor, int]) -> No
     assert (outside.norm(dim=1) <= 1e-5 * vectors.norm(dim=1)).all()
 
 
-@laws
+@LAW
 @given(redundant(), st.integers(-9, 9))
 def test_lengths_play_no_part_in_the_factor(case: tuple[Tensor, int], power: int) -> None:
     vectors, _ = case
@@ -80,7 +81,7 @@ def test_lengths_play_no_part_in_the_factor(case: tuple[Tensor, int], power: int
     )
 
 
-@laws
+@LAW
 @given(st.integers(1, 6), st.integers(6, 30), st.integers(0, 999))
 def test_rows_point_to_the_side_of_their_vectors(k: int, d: int, seed: int) -> None:
     vectors = normal(k, d, seed=seed)
@@ -114,7 +115,7 @@ def test_the_factor_of_nothing_and_of_nonsense() -> None:
 # Projecting
 
 
-@laws
+@LAW
 @given(st.integers(1, 8), st.sampled_from([(6,), (2, 3)]), st.integers(0, 999))
 def test_a_vector_is_its_projection_and_its_complement(
     k: int, unit: tuple[int, ...], seed: int
@@ -129,7 +130,7 @@ def test_a_vector_is_its_projection_and_its_complement(
     close((inside * outside).flatten(2).sum(-1), torch.zeros(2, 5), atol=1e-3)
 
 
-@laws
+@LAW
 @given(redundant())
 def test_coordinates_compose_to_the_projection(case: tuple[Tensor, int]) -> None:
     vectors, _ = case
@@ -170,7 +171,7 @@ def test_ablating_a_basis_leaves_the_complement() -> None:
 # Angles
 
 
-@laws
+@LAW
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 999))
 def test_principal_angles_are_scipys(k: int, other: int, seed: int) -> None:
     from scipy.linalg import subspace_angles

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from trials import trials
 
 from steerlens import positions as ps
 from steerlens.clock import Clock, Generation, padding
@@ -44,7 +45,7 @@ def test_trap_pads_are_runs_at_the_ends(row: list[int], pad: Any, bos: Any, want
 words = st.lists(st.integers(2, 9), min_size=1, max_size=6)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@trials(100)
 @given(st.lists(words, min_size=2, max_size=4), st.booleans(), st.booleans())
 def test_padding_is_found_on_either_side(rows: list[list[int]], left: bool, shared: bool) -> None:
     """`shared`: pad, BOS and EOS are one id, as in GPT-2."""

@@ -9,9 +9,10 @@ import models
 import pytest
 import torch
 from cases import EACH, EACH_HOST
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import build, random_rows, tiny
+from trials import trials
 
 import steerlens as sl
 from steerlens import sharing
@@ -51,7 +52,7 @@ def walked(stretches: Sequence[Stretch], texts: Sequence[tuple[int, ...]]) -> It
         yield from down(stretch, [()])
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@trials(150)
 @given(
     st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=14), min_size=1, max_size=12),
     st.integers(0, 13),

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import hosts, tiny
 from torch import Tensor
+from trials import trials
 
 from steerlens import Basis, Contrast, Direction, collect, of_stream
 from steerlens.errors import BadInputError
@@ -43,7 +44,7 @@ from steerlens.signals import (
 X = Moment(torch.zeros(2, 3, 4))
 NAME = "blocks.0.hook_resid_post"
 D = Direction(NAME, torch.tensor([3.0, 0.0, 4.0, 0.0]), name="d")
-LAW = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+LAW = trials(60)
 
 
 def read(x: Tensor) -> Tensor:

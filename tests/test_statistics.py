@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from trials import trials
 
 from steerlens.errors import BadInputError
 from steerlens.statistics import (
@@ -22,7 +23,7 @@ from steerlens.statistics import (
 few = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@trials(100)
 @given(few, few)
 def test_auc_is_scikit_learns_with_ties(positive: list[float], negative: list[float]) -> None:
     labels = [1] * len(positive) + [0] * len(negative)
@@ -114,7 +115,7 @@ def test_chance_alone_is_significant_as_often_as_it_should_be() -> None:
     assert 0.42 <= sum(ps) / len(ps) <= 0.58
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@trials(30)
 @given(st.integers(0, 10_000), st.floats(-1, 1))
 def test_p_below_a_twentieth_means_an_interval_without_zero(seed: int, shift: float) -> None:
     gaps = torch.randn(12, generator=torch.Generator().manual_seed(seed)) + shift
@@ -141,7 +142,7 @@ def test_holm_by_hand() -> None:
         holm([1.5])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@trials(100)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.2))
 def test_holm_rejects_what_the_steps_reject(ps: list[float], level: float) -> None:
     """The step-down procedure as written: stop at the first p that misses its own bound."""

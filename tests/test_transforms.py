@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import hosts, tiny
 from torch import Tensor
+from trials import trials
 
 from steerlens import Basis, Direction
 from steerlens.directions import Eraser
@@ -43,7 +44,7 @@ from steerlens.transforms import (
 
 NAME = "blocks.0.hook_resid_post"
 ONE = torch.tensor(1.0, dtype=torch.float64)
-LAW = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+LAW = trials(50)
 SEEDS = st.integers(0, 10_000)
 UNITS = st.sampled_from([(6,), (3, 4)])
 

@@ -158,7 +158,7 @@ def one_layer(tiny: bool) -> Iterator[Row]:
 
 
 def _equal(tiny: bool, layers_of: Callable[[Shape], Sequence[int]], goal: Goal) -> Iterator[Row]:
-    n, length, rounds = (2, 6, 2) if tiny else (8, 32, 7)
+    n, length, rounds = (2, 6, 2) if tiny else (8, 32, 11)
     for architecture in ARCHITECTURES:
         shape = shapes.shape(architecture, tiny)
         pairs = equal_pairs(shape, n, length)
@@ -170,7 +170,7 @@ def _equal(tiny: bool, layers_of: Callable[[Shape], Sequence[int]], goal: Goal) 
 
 def realistic(tiny: bool) -> Iterator[Row]:
     """Mean difference at all layers, pairs of 8 to 200 tokens, most of them after one prompt."""
-    n, longest, rounds = (6, 40, 2) if tiny else (8, 200, 3)
+    n, longest, rounds = (6, 40, 2) if tiny else (8, 200, 7)
     for architecture in ARCHITECTURES:
         shape = shapes.shape(architecture, tiny)
         pairs = realistic_pairs(shape, n, longest)

@@ -53,11 +53,19 @@ class Result:
 def machine() -> str:
     """Say what the figures are of: device, threads, versions."""
     threads = torch.get_num_threads()
-    device = f"CPU, {threads} thread{'s' * (threads > 1)} of {os.cpu_count()} cores"
+    device = f"{processor()}, {threads} thread{'s' * (threads > 1)} of {os.cpu_count()} cores"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     names = ("torch", "transformers", "transformer-lens")
     return "; ".join([device, *(f"{name} {version(name)}" for name in names)])
+
+
+def processor() -> str:
+    """Return the processor's name, or that it is one."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "CPU"
 
 
 def save(result: Result, folder: Path = FOLDER) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import EACH_HOST
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import random_rows, tiny
 from torch import Tensor
+from trials import trials
 
 import steerlens as sl
 from steerlens.directions import Eraser, leace, mean_difference
 from steerlens.errors import BadInputError
 
-laws = settings(max_examples=40, deadline=None, database=None, derandomize=True)
+LAW = trials(40)
 shrinkages = st.sampled_from([None, 0.0, 0.2, 1.0])
 
 
@@ -34,7 +35,7 @@ def cost(change: Tensor) -> float:
     return float(change.double().square().sum(1).mean())
 
 
-@laws
+@LAW
 @given(sides(), shrinkages)
 def test_the_means_become_equal_and_the_whole_mean_stays(
     case: tuple[Tensor, Tensor], shrinkage: float | None
@@ -48,7 +49,7 @@ def test_the_means_become_equal_and_the_whole_mean_stays(
     torch.testing.assert_close(torch.cat(erased).mean(0), both, atol=size, rtol=0)
 
 
-@laws
+@LAW
 @given(sides(), shrinkages)
 def test_a_fresh_linear_probe_finds_nothing(
     case: tuple[Tensor, Tensor], shrinkage: float | None
@@ -67,7 +68,7 @@ def test_a_fresh_linear_probe_finds_nothing(
     assert float(found.square().mean()) > 100 * erased
 
 
-@laws
+@LAW
 @given(sides())
 def test_erasing_twice_is_erasing_once(case: tuple[Tensor, Tensor]) -> None:
     eraser = Eraser.of(*case)
@@ -76,7 +77,7 @@ def test_erasing_twice_is_erasing_once(case: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(case[0] + eraser.delta(case[0]), once)
 
 
-@laws
+@LAW
 @given(sides(), st.integers(0, 999))
 def test_no_affine_map_that_equals_the_means_changes_less(
     case: tuple[Tensor, Tensor], seed: int
@@ -98,7 +99,7 @@ def test_no_affine_map_that_equals_the_means_changes_less(
         assert cost(mine @ norm) <= cost(theirs @ norm) * (1 + 1e-4)
 
 
-@laws
+@LAW
 @given(sides(), st.integers(0, 999))
 def test_near_the_optimum_every_other_covector_costs_more(
     case: tuple[Tensor, Tensor], seed: int

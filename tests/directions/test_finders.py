@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from cases import EACH_HOST
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import random_rows, tiny
 from torch import Tensor
+from trials import trials
 
 import steerlens as sl
 from steerlens.directions import FINDERS, clipped_mean_difference, mean_difference, whitened
@@ -21,7 +22,7 @@ from steerlens.statistics import auc
 EACH_FINDER = pytest.mark.parametrize("method", list(FINDERS))
 ROTATED = [name for name in FINDERS if name != "clipped_mean_difference"]
 """Clipping goes entry by entry, and knows its axes."""
-laws = settings(max_examples=15, deadline=None, database=None, derandomize=True)
+LAW = trials(15)
 seeds = st.integers(0, 999)
 sizes = st.tuples(st.integers(2, 20), st.integers(2, 40))
 
@@ -52,7 +53,7 @@ LOOSE = {"probe": 2e-2}
 
 @EACH_FINDER
 def test_law_10_with_any_number_of_examples_and_dimensions(method: str) -> None:
-    @laws
+    @LAW
     @given(sizes, seeds)
     def law(size: tuple[int, int], seed: int) -> None:
         n, d = size
@@ -67,7 +68,7 @@ def test_law_10_with_any_number_of_examples_and_dimensions(method: str) -> None:
 
 @EACH_FINDER
 def test_scaled_activations_give_the_same_direction(method: str) -> None:
-    @laws
+    @LAW
     @given(seeds, st.sampled_from([1e-3, 0.1, 7.0, 1e3]))
     def law(seed: int, scale: float) -> None:
         positive, negative = sides(seed)
@@ -79,7 +80,7 @@ def test_scaled_activations_give_the_same_direction(method: str) -> None:
 
 @pytest.mark.parametrize("method", ROTATED)
 def test_a_shift_of_both_sides_is_not_seen(method: str) -> None:
-    @laws
+    @LAW
     @given(seeds)
     def law(seed: int) -> None:
         positive, negative = sides(seed)
@@ -92,7 +93,7 @@ def test_a_shift_of_both_sides_is_not_seen(method: str) -> None:
 
 @pytest.mark.parametrize("method", ROTATED)
 def test_rotated_activations_give_the_rotated_direction(method: str) -> None:
-    @laws
+    @LAW
     @given(seeds, sizes)
     def law(seed: int, size: tuple[int, int]) -> None:
         positive, negative = sides(seed, *size)

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from trials import trials
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation import metrics
@@ -27,7 +28,7 @@ def test_kl_by_hand() -> None:
 
 
 @given(st.lists(numbers, min_size=4, max_size=4), st.lists(numbers, min_size=4, max_size=4))
-@settings(deadline=None, max_examples=50)
+@trials(50)
 def test_kl_is_never_negative_and_zero_of_the_same(one: list[float], other: list[float]) -> None:
     base, steered = (torch.tensor(each).log_softmax(-1) for each in (one, other))
     assert metrics.kl(base, steered) >= 0
@@ -35,7 +36,7 @@ def test_kl_is_never_negative_and_zero_of_the_same(one: list[float], other: list
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=30), st.integers(1, 5))
-@settings(deadline=None, max_examples=50)
+@trials(50)
 def test_mean_and_percentile_weigh_tokens_alike(nats: list[float], pieces: int) -> None:
     every = torch.tensor(nats)
     found = metrics.kl_summary(every)
@@ -68,7 +69,7 @@ def test_ngrams_by_hand() -> None:
 
 
 @given(words, st.integers(1, 4))
-@settings(deadline=None, max_examples=100)
+@trials(100)
 def test_one_text_is_distinct_where_it_does_not_repeat(text: list[str], n: int) -> None:
     repeated = float(metrics.repetition([text], n))
     assert float(metrics.repetition([" ".join(text)], n)) == repeated
@@ -103,7 +104,7 @@ def test_accuracy_delta_is_paired() -> None:
     st.lists(numbers.map(lambda x: round(x, 2)), min_size=2, max_size=6, unique=True),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None, max_examples=100)
+@trials(100)
 def test_the_slope_of_a_line_is_found(
     lines: list[tuple[float, float]], coeffs: list[float], random: object
 ) -> None:

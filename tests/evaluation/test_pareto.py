@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import hosts, tiny
 from torch import Tensor
+from trials import trials
 
 import steerlens as sl
 from steerlens.errors import BadInputError
@@ -92,7 +93,7 @@ def test_hypervolumes_computed_by_hand() -> None:
     assert hypervolume(torch.tensor([[2.0], [5.0]]), torch.tensor([1.0])) == 4
 
 
-@settings(max_examples=60)
+@trials(60)
 @given(st.integers(1, 4).flatmap(clouds))
 def test_hypervolume_counts_the_cells_of_a_lattice(points: Tensor) -> None:
     corners = product(range(4), repeat=points.shape[1])

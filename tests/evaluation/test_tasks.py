@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import hosts, tiny
+from trials import trials
 
 import steerlens as sl
 from steerlens.demo import load_model, world
@@ -229,7 +230,7 @@ def test_a_task_travels_to_other_processes(task: Any) -> None:
     shift=st.floats(-20, 20),
     data=st.data(),
 )
-@settings(deadline=None, max_examples=100)
+@trials(100)
 def test_measures_agree_with_each_other(logps: list[float], shift: float, data: Any) -> None:
     count = len(logps)
     places = st.sets(st.integers(0, count - 1), min_size=1, max_size=count - 1)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rows import BOS, Row, host, picks, rows, together
+from trials import trials
 
 from steerlens import positions as ps
 
@@ -18,7 +19,7 @@ REGEXES = tuple(
     map(re.compile, (r"\d+", r'"[^"]*"', "cat|sat", r"a(?=b)", r"a*", r"^a", r"b$", "(?<=a)b"))
 )
 sought = st.sampled_from([*TEXTS, *REGEXES])
-SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+LAW = trials(60)
 
 
 @st.composite
@@ -52,7 +53,7 @@ selectors = st.recursive(plain(), combined, max_leaves=4)
 # Laws
 
 
-@SETTINGS
+@LAW
 @given(
     st.lists(rows(), min_size=1, max_size=3),
     st.data(),
@@ -69,7 +70,7 @@ def test_law_2_padding_and_cache_change_nothing(
     assert together(where, texts, prompts, left=left, cuts=cuts) == alone
 
 
-@SETTINGS
+@LAW
 @given(rows(), st.data(), selectors)
 def test_a_token_is_picked_for_what_comes_before_it(
     row: Row, data: st.DataObject, where: Any
@@ -81,7 +82,7 @@ def test_a_token_is_picked_for_what_comes_before_it(
     assert together(where, [row], [prompt], cuts=one_by_one)[0] == picks(where, row, prompt)
 
 
-@settings(SETTINGS, max_examples=30)
+@trials(30)
 @given(rows(), selectors, selectors)
 def test_de_morgan(row: Row, a: Any, b: Any) -> None:
     def same(first: Any, second: Any) -> bool:
@@ -140,7 +141,7 @@ def last(row: Row, n: int, prompt: int) -> list[bool]:
     return [prompt - n <= i < prompt and not (i == 0 and row[0] == BOS) for i in range(len(row))]
 
 
-@SETTINGS
+@LAW
 @given(rows(20), sought)
 @example([69, 108, 131, 106], "é")
 def test_the_token_that_completes_a_match(row: Row, what: Any) -> None:
@@ -152,13 +153,13 @@ def test_the_token_that_completes_a_match(row: Row, what: Any) -> None:
     assert picks(ps.after(what), row, 1) == [i > first for i in range(len(row))]
 
 
-@SETTINGS
+@LAW
 @given(rows(20), sought, sought)
 def test_between_one_match_and_the_next(row: Row, opens: Any, shuts: Any) -> None:
     assert picks(ps.between(opens, shuts), row, 1) == between(row, opens, shuts)
 
 
-@SETTINGS
+@LAW
 @given(rows(), st.integers(1, 15), st.data())
 def test_the_last_tokens_of_the_prompt(row: Row, n: int, data: st.DataObject) -> None:
     prompt = data.draw(st.integers(1, len(row)))
