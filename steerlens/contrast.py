@@ -13,6 +13,7 @@ from typing import Any
 
 from steerlens.cards import card, count
 from steerlens.errors import BadInputError
+from steerlens.records import records
 from steerlens.text import Encoded, Item
 
 _FIELDS = (
@@ -77,19 +78,10 @@ class Contrast:
         and `question, answer_matching_behavior, answer_not_matching_behavior`. Raises
         BadInputError with the line's number where a line is none of these.
         """
-        try:
-            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-        except FileNotFoundError:
-            raise BadInputError(f"There is no file {path}.") from None
-        except (UnicodeDecodeError, IsADirectoryError) as error:
-            raise BadInputError(f"{path} is no text in UTF-8: {error}.") from None
-        if not any(map(str.strip, lines)):
+        pairs = [_pair(record, where) for where, record in records(path)]
+        if not pairs:
             raise BadInputError(f"{path} is empty; a contrast needs a pair or more.")
-        return cls.from_pairs(
-            _pair(line, f"{path}, line {number}")
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        )
+        return cls.from_pairs(pairs)
 
     def __len__(self) -> int:
         """Return the number of items of the longer side."""
@@ -185,13 +177,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _pair(line: str, where: str) -> tuple[Item, Item]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadInputError(f"{where} is not JSON: {error}.") from None
-    except RecursionError:
-        raise BadInputError(f"{where} is nested too deeply.") from None
+def _pair(record: Any, where: str) -> tuple[Item, Item]:
     for fields in _FIELDS:
         if isinstance(record, dict) and all(isinstance(record.get(f), str) for f in fields):
             *prompt, positive, negative = (record[field] for field in fields)

@@ -43,7 +43,9 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise BadInputError(f"{path} is a folder that is there already. Give a new name.")
     if not path.parent.is_dir():
-        raise BadInputError(f"There is no folder {path.parent} to write {path.name!r} in.")
+        raise BadInputError(
+            f"There is no folder {path.parent} to write {path.name!r} in. Make it first."
+        )
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / path.name
         yield fresh

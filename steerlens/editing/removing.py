@@ -33,8 +33,11 @@ def thinkedit(
     """Take the direction out of the heads that write most against it.
 
     The `share` of all heads with the largest -v·W μ, what the mean output writes against v, get
-    W_O -= strength · (W_O v) vᵀ: what they write along v, either way, is gone. Source: ThinkEdit
-    (its code). Reconstructed: means are of both sides, and each layer has its own direction.
+    W_O -= strength · (W_O v) vᵀ: what they write along v, either way, is gone. Behind a norm with
+    gain γ, v is γ ⊙ û: what arrives along the direction û is what is written along that. Source:
+    ThinkEdit (its code). Reconstructed: means are of both sides, each layer has its own direction,
+    and the form in front of norms. `reading` is as `candidates` has it, but for `through`.
+
     Raises BadInputError on a share outside 0 to 1, or as `candidates`. Cost: a pass an item.
 
     >>> thinkedit(model, contrast, progress=False)
@@ -42,7 +45,7 @@ def thinkedit(
     """
     if not 0 < share <= 1:
         raise BadInputError(f"ThinkEdit takes a share of the heads, from 0 to 1; got {share}.")
-    found = candidates(model, contrast, direction, blocks=("attn",), **reading)
+    found = candidates(model, contrast, direction, blocks=("attn",), through="steepest", **reading)
     parts = components(model)
     against = torch.cat([-each.importance * each.outputs for each in found.blocks])
     chosen = torch.zeros_like(against)

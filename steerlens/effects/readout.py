@@ -87,23 +87,30 @@ def readout(model: Host, items: Sequence[Encoded], metric: Metric) -> Readout:
                 f"{tuple(metric.shape)}."
             )
         return Readout("weights", given=metric.detach().float())
-    pairs = _pairs(metric, len(items))
+    pairs = answer_pairs(metric, len(items))
     ids = [_first(model, item, pair) for item, pair in zip(items, pairs, strict=True)]
     return Readout("answers", each=torch.tensor(ids))
 
 
-def _pairs(metric: Answers | Sequence[Answers], count: int) -> list[Answers]:
-    if len(metric) == 2 and all(isinstance(each, str) for each in metric):
-        return [(str(metric[0]), str(metric[1]))] * count
-    wrong = next((each for each in metric if isinstance(each, str) or len(each) != 2), None)
+def answer_pairs(given: Answers | Sequence[Answers], count: int) -> list[Answers]:
+    """Return a pair of answers for each of `count` prompts, from one for all or one each.
+
+    Raises BadInputError on anything but pairs, and on as many as do not fit.
+
+    >>> answer_pairs((" good", " bad"), 2)
+    [(' good', ' bad'), (' good', ' bad')]
+    """
+    if len(given) == 2 and all(isinstance(each, str) for each in given):
+        return [(str(given[0]), str(given[1]))] * count
+    wrong = next((each for each in given if isinstance(each, str) or len(each) != 2), None)
     if wrong is not None:
         raise BadInputError(f"Answers come in pairs, such as (' good', ' bad'); got {wrong!r}.")
-    if len(metric) != count:
+    if len(given) != count:
         raise BadInputError(
-            f"{len(metric)} pairs of answers do not fit {count} prompts. Give one each, or one "
+            f"{len(given)} pairs of answers do not fit {count} prompts. Give one each, or one "
             "for all."
         )
-    return [(str(each[0]), str(each[1])) for each in metric]
+    return [(str(each[0]), str(each[1])) for each in given]
 
 
 def _first(model: Host, item: Encoded, pair: Answers) -> tuple[int, int]:

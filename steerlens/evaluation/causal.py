@@ -21,8 +21,9 @@ from steerlens.activations import collect
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction
 from steerlens.directions.direction import CausalEffect
+from steerlens.effects.readout import Answers, answer_pairs
 from steerlens.errors import BadInputError
-from steerlens.evaluation.gap import Answers, Gap, Pair
+from steerlens.evaluation.gap import Gap, Pair
 from steerlens.evaluation.placebo import random_like
 from steerlens.host import HookFn, Host, device_of
 from steerlens.passes import one_pass
@@ -113,7 +114,7 @@ def causal_effect(
     sides = _texts(model, contrast.positive), _texts(model, contrast.negative)
     where = positions or "last_prompt_token"
     moved = _partners(model, sides, direction.hook_name, where, batch_tokens)
-    listed = None if answers is None else _listed(answers, len(contrast))
+    listed = None if answers is None else answer_pairs(answers, len(contrast))
     gap = Gap(model, sides, listed, batch_tokens)
     others = random_like(direction, randoms, seed=seed)
     bar = tqdm([direction, *others], desc="interchange", disable=not progress)
@@ -193,15 +194,6 @@ def _effect(own: Tensor, whole: Tensor, random: Sequence[Tensor], gap: Gap) -> C
         pairs=len(own),
         metric=gap.metric,
     )
-
-
-def _listed(answers: Answers | Sequence[Answers], pairs: int) -> list[Answers]:
-    if isinstance(answers[0], str):
-        return [(str(answers[0]), str(answers[1]))] * pairs
-    listed = [(str(each[0]), str(each[1])) for each in answers]
-    if len(listed) != pairs:
-        raise BadInputError(f"{len(listed)} answers do not fit {pairs} pairs: give one a pair.")
-    return listed
 
 
 def _ratio_interval(moved: Float[Tensor, " pair"], size: Float[Tensor, " pair"]) -> Interval:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.effects.readout import Answers
 from steerlens.errors import BadInputError
 from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.predicting import log_probs_at
@@ -20,8 +21,6 @@ from steerlens.text import Encoded, batches, encode, predicting
 
 Pair = tuple[list[Encoded], list[Encoded]]
 """The positive and the negative side's items."""
-Answers = tuple[str, str]
-"""The positive and the negative answer."""
 
 
 class Gap:

@@ -9,8 +9,8 @@ world's tasks are loaded by `steerlens.demo.tasks`.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from steerlens.contrast import Contrast
 from steerlens.errors import BadInputError
 from steerlens.evaluation.choices import Choice, Leaning, MultipleChoice, Propensity
 from steerlens.evaluation.tasks import Neutral
+from steerlens.records import parsed, records, text_of
 from steerlens.text import Prompt
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ def model_written_evals(
     """
     fields = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
     items = []
-    for where, record in _records(path):
+    for where, record in _objects(path):
         question, matching, other = _texts(record, fields, where)
         items.append(_choice(prompt(question), [matching, other], [0], where))
     return Propensity(_stem(path), _some(items, path), measure)
@@ -68,16 +69,13 @@ def truthfulqa(
     """
     columns = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
     items = []
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            question, best, correct, incorrect = _texts(row, columns, where)
-            right = _closed([best] if measure == "mc1" else [best, *correct.split(";")])
-            every = {*right, *_closed(correct.split(";"))}
-            wrong = [each for each in _closed(incorrect.split(";")) if each not in every]
-            places = range(len(right))
-            items.append(_choice(prompt(question), [*right, *wrong], places, where))
+    for where, row in _rows(path):
+        question, best, correct, incorrect = _texts(row, columns, where)
+        right = _closed([best] if measure == "mc1" else [best, *correct.split(";")])
+        every = {*right, *_closed(correct.split(";"))}
+        wrong = [each for each in _closed(incorrect.split(";")) if each not in every]
+        places = range(len(right))
+        items.append(_choice(prompt(question), [*right, *wrong], places, where))
     score: Literal["accuracy", "probability"] = "accuracy" if measure == "mc1" else "probability"
     return MultipleChoice(f"truthfulqa {measure}", _some(items, path), score)
 
@@ -152,7 +150,7 @@ def choices(path: str | Path, *, prompt: Ask = plainly) -> MultipleChoice:
     BadInputError with the line's number.
     """
     items = []
-    for where, record in _records(path):
+    for where, record in _objects(path):
         asked, options, right = (record.get(each) for each in ("prompt", "options", "answer"))
         places: list[Any] = right if isinstance(right, list) else [right]
         if not (
@@ -199,20 +197,22 @@ def _choice(prompt: Prompt, options: Sequence[str], right: Iterable[int], where:
         raise BadInputError(f"{where}: {error}") from None
 
 
-def _records(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (where, object) for every line of a JSONL file that is not blank."""
-    # Not splitlines(), which also cuts at characters that JSON leaves as they are.
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInputError(f"{where} is not JSON: {error}.") from None
+def _objects(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (where, object) for every line of a JSONL file, all of which are to be objects."""
+    for where, record in records(path):
         if not isinstance(record, dict):
-            raise BadInputError(f"{where} is no JSON object: {line[:60]!r}.")
+            raise BadInputError(f"{where} is no JSON object: {str(record)[:60]!r}.")
         yield where, record
+
+
+def _rows(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (where, row by column) for every row of a CSV file."""
+    rows = csv.DictReader(StringIO(text_of(path)))
+    try:
+        for row in rows:
+            yield f"{path}, line {rows.line_num}", row
+    except csv.Error as error:
+        raise BadInputError(f"{path}, line {rows.line_num + 1} is not CSV: {error}.") from None
 
 
 def _texts(record: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:
@@ -225,10 +225,7 @@ def _texts(record: Mapping[str, Any], fields: Sequence[str], where: str) -> list
 
 def _listed(path: str | Path) -> list[str]:
     """The texts of a JSON list."""
-    try:
-        listed = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise BadInputError(f"{path} is not JSON: {error}.") from None
+    listed = parsed(text_of(path), path)
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
         raise BadInputError(f'{path} holds no list of texts. Give JSON such as ["...", "..."].')
     return _some(listed, path)

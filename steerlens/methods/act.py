@@ -15,8 +15,9 @@ the maps before are on. Source: arXiv 2410.23054.
 Confirmed (the authors' code): maps, pooling, strength, supports, all tokens, sites after the norms,
 and that both sets pass the earlier maps. Ours: sets of different sizes are coupled exactly, where
 the code draws equally many; BOS is neither read nor steered; bounds count as inside; an entry
-without spread in the source is only shifted (the code adds noise to it for Linear-AcT, and for the
-others leaves alone what spreads less than 1e-4).
+without spread in the source is only shifted, within a support only where it has that one value
+(the code adds noise to it for Linear-AcT, and for the others leaves alone what spreads less than
+1e-4); a support of one source text, which would hold next to nothing, is refused.
 """
 
 from __future__ import annotations
@@ -178,14 +179,19 @@ def fit(
     """Return the steering that carries source activations onto the target's.
 
     A contrast is taken from its negative to its positive side. At most 1,024 texts a set are
-    used, a seeded sample. Raises as `collect` does, and UnknownNameError or HookError on a hook
-    point that cannot be steered. Cost: one pass a text; incremental, one more for every hook
-    point but the first, up to that hook point.
+    used, a seeded sample. Raises as `collect` does, BadInputError on a support of one source text,
+    and UnknownNameError or HookError on a hook point that cannot be steered. Cost: one pass a
+    text; incremental, one more for every hook point but the first, up to that hook point.
 
     >>> fit(model, contrast, Config(sites="blocks.2.hook_resid_post"), progress=False)
     Steering(1 * affine(... entries, within its support) @ blocks.2.hook_resid_post[everywhere])
     """
     sets = Sets.read(data, "AcT")
+    if config.bounds is not None and len(sets.source) < 2:
+        raise BadInputError(
+            "Within a support, entries move that lie between the source texts' values, and there "
+            "is one source text: next to nothing would. Give more, or Config(support='all')."
+        )
     names = places(model, config.sites)
     found = _maps(model, sets, names, config, progress)
     if config.incremental:

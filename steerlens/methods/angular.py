@@ -22,8 +22,8 @@ turns of one layer would add to those of the last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import pi
 from typing import Literal
 
@@ -41,7 +41,7 @@ from steerlens.host import Host, hook_name, is_bridge, layer_of
 from steerlens.interventions import OPEN, Group, Intervention
 from steerlens.methods.signing import signed
 from steerlens.positions import Positions, selector
-from steerlens.provenance import made_by
+from steerlens.provenance import made_by, worded
 from steerlens.signals import Constant, Projection, Signal
 from steerlens.steering import Steering
 from steerlens.transforms import Rotate, RotateTo, Transform
@@ -77,6 +77,7 @@ class Plane:
     """At each hook point, the mean projections on b1 of the positive and the negative side."""
     made_on: Mapping[str, str]
     items: str
+    config: Config = Config()
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -107,7 +108,8 @@ class Plane:
             made = RotateTo(first, second, angle=angle)
             return _intervention(name, made, positions, 1.0, gate)
 
-        return Steering(Group(tuple(one(name) for name in self.projections)))
+        used = replace(self.config, mode="angular", angle=angle, adaptive=adaptive)
+        return self._signed(map(one, self.projections), used, positions)
 
     def selective(self, angle: float = pi, *, positions: Positions = "every_token") -> Steering:
         """Return the steering that turns by an angle in the plane, at discriminative layers.
@@ -122,7 +124,14 @@ class Plane:
                 "change nothing. Take mode='angular', or read the sides elsewhere."
             )
         made = (_intervention(n, Rotate(*self.at(n)), positions, angle) for n in names)
-        return Steering(Group(tuple(made)))
+        return self._signed(made, replace(self.config, mode="selective", angle=angle), positions)
+
+    def _signed(
+        self, made: Iterable[Intervention], config: Config, positions: Positions
+    ) -> Steering:
+        """Return the steering of these parts; it says with what config it was made."""
+        used = worded(replace(config, positions=positions))
+        return signed(Steering(Group(tuple(made))), {**self.made_on, "config": used})
 
     def __repr__(self) -> str:
         """Return where b1 is from and which layers are discriminative."""
@@ -225,6 +234,7 @@ def plane(
         {n: (_projected(positive, n, both[0]), _projected(negative, n, both[0])) for n in names},
         made_by(model, "angular", config, data.digest),
         data.counted,
+        config,
     )
 
 
@@ -252,9 +262,6 @@ def fit(
     if config.mode not in ("angular", "selective"):
         raise UnknownNameError(f"The modes are 'angular' and 'selective', not {config.mode!r}.")
     found = plane(model, data, config, progress=progress)
-    steering = (
-        found.selective(config.angle, positions=config.positions)
-        if config.mode == "selective"
-        else found.angular(config.angle, adaptive=config.adaptive, positions=config.positions)
-    )
-    return signed(steering, found.made_on)
+    if config.mode == "selective":
+        return found.selective(config.angle, positions=config.positions)
+    return found.angular(config.angle, adaptive=config.adaptive, positions=config.positions)

@@ -38,7 +38,6 @@ from steerlens.host import Host, device_of
 from steerlens.methods.data import Sets
 from steerlens.methods.gates import Gate, Gates, looked_at
 from steerlens.methods.gating import Folded, Rows, accuracy, fitted, held_out_accuracy
-from steerlens.methods.signing import signed
 from steerlens.positions import Positions, selector
 from steerlens.provenance import made_by
 from steerlens.reading import Picker
@@ -142,8 +141,7 @@ def gated(
     The gates multiply those that it has. Raises and costs as `gates`; BadInputError where no
     hook point is kept.
     """
-    found = gates(model, steering, data, config, progress=progress).steering()
-    return signed(found, made_by(model, "dsas", config, data.digest))
+    return gates(model, steering, data, config, progress=progress).steering()
 
 
 def gates(
@@ -170,9 +168,10 @@ def gates(
     sides = sets.source, sets.need_control("DSAS")
     names = list(dict.fromkeys(looked_at(leaf) for leaf in steering.interventions))
     source, control = (_features(model, side, names, config, progress) for side in sides)
-    about = made_by(model, "dsas", config, sets.digest) | {"positions": repr(selector(config.read))}
+    about = made_by(model, "dsas", config, sets.digest)
+    read = about | {"positions": repr(selector(config.read))}
     found = [
-        Gate.of(name, *_fitted(source[name], control[name], config), config.min_accuracy, about)
+        Gate.of(name, *_fitted(source[name], control[name], config), config.min_accuracy, read)
         for name in tqdm(names, desc="gates", disable=not progress)
     ]
     _tell_clipped(found, config.components)
@@ -185,6 +184,7 @@ def gates(
         of_prompt=config.applied_to == "prompt",
         hard=config.hard,
         weigh=config.weigh,
+        provenance=about,
     )
 
 
@@ -197,7 +197,7 @@ def _features(
 ) -> dict[str, Features]:
     """What gates are fitted on: a row a text, or a row a token, by hook point."""
     if config.trained_on == "texts":
-        read = collect(model, items, names, config.read, seed=config.seed, progress=progress)
+        read = collect(model, items, names, config.read, max_examples=len(items), progress=progress)
         text = torch.arange(len(read.rows))
     else:
         prefixes, texts = _prefixes(model, items, config)

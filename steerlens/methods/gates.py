@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from steerlens.cards import card, count, number, share
@@ -12,6 +12,7 @@ from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import layer_of
 from steerlens.interventions import Intervention, mapped, only
 from steerlens.methods.gating import Folded
+from steerlens.methods.signing import signed
 from steerlens.signals import Constant, OfPrompt, Probe, Signal, Threshold, Value, product, signal
 from steerlens.steering import Steering
 
@@ -95,6 +96,7 @@ class Gates:
     """Whether gates are 1 above 0.5 and 0 below."""
     weigh: bool = False
     """Whether gates are multiplied by max(0, 2 accuracy - 1)."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, hook_name: str) -> Gate:
         """Return the gate at a hook point. Raises UnknownNameError where there is none."""
@@ -130,7 +132,7 @@ class Gates:
         hook point is kept.
         """
         told = signal(labels)
-        return self._gated(lambda leaf: told)
+        return self._gated(lambda leaf: told, {"gate": "oracle"})
 
     def frame(self) -> pandas.DataFrame:
         """Return a line a hook point.
@@ -153,7 +155,9 @@ class Gates:
             }
         )
 
-    def _gated(self, gate: Callable[[Intervention], Signal]) -> Steering:
+    def _gated(
+        self, gate: Callable[[Intervention], Signal], about: Mapping[str, str] = {}
+    ) -> Steering:
         kept = only(self.base.expression, lambda leaf: self[looked_at(leaf)].kept)
         if kept is None:
             best = max(self.found, key=lambda each: each.accuracy)
@@ -163,9 +167,8 @@ class Gates:
                 f"{share(best.accuracy)} of it. Give clearer or more texts, or a lower "
                 "min_accuracy."
             )
-        return Steering(
-            mapped(kept, lambda leaf: replace(leaf, gate=product(leaf.gate, gate(leaf))))
-        )
+        under = mapped(kept, lambda leaf: replace(leaf, gate=product(leaf.gate, gate(leaf))))
+        return signed(Steering(under), {**self.provenance, **about})
 
     def _headline(self) -> str:
         on = "texts left out" if self.held_out else "the texts fitted on"

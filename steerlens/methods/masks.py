@@ -22,7 +22,6 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_name, hook_names
 from steerlens.methods.ends import at_ends
 from steerlens.moments import Moments, merge
-from steerlens.provenance import worded
 from steerlens.text import Item
 
 Site = Literal["head", "neuron", "hidden", "resid_post"]
@@ -91,10 +90,6 @@ class Mask:
     def top(self, k: int) -> Mask:
         """Return the mask of the best `k` by the same scores. Raises as `ranked` does."""
         return replace(self, chosen=ranked(self.scores, k, _NOUNS[self.site]))
-
-    def made_with(self, config: object) -> dict[str, str]:
-        """Return the provenance of what is made of the mask by a config."""
-        return {**self.provenance, "config": worded(config)}
 
     def __repr__(self) -> str:
         """Return `Mask(2 of 48 heads: L3H5, L2H1; 64 pairs)`."""

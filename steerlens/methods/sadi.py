@@ -140,7 +140,8 @@ def fit(
 def scaling(mask: Mask, config: Config = Config()) -> Steering:
     """Return the steering that multiplies the entries of a mask by `config.strength`.
 
-    Also for a placebo: `scaling(random_mask(mask, seed), config)`. `config.k` plays no part.
+    Also for a placebo: `scaling(random_mask(mask, seed), config)`. The mask's site and size count,
+    whatever `config` says of them.
 
     >>> mask = identify(model, contrast, Config(k=1), progress=False)
     >>> scaling(random_mask(mask), Config(strength=1.5))
@@ -148,7 +149,7 @@ def scaling(mask: Mask, config: Config = Config()) -> Steering:
     """
     parts = [Scale(mask.at(layer).float(), mask.hook_name(layer)) for layer in mask.layers]
     found = steer(parts, coeff=config.strength - 1, positions=config.positions)
-    return signed(found, mask.made_with(config))
+    return signed(found, _made(mask, config, "scale"))
 
 
 def for_prompts(
@@ -165,9 +166,8 @@ def for_prompts(
     >>> for_prompts(model, ["a good day", "the cat"], mask).layers(5)
     Steering(1 * replace(2 stored rows) @ blocks.5.attn.hook_z[last_prompt_token])
     """
-    replace(config, mode="pin")  # refuses positions that cannot be pinned
-    found = _pinned(_clean(model, prompts, mask.site), mask, config.strength)
-    return signed(found, mask.made_with(config))
+    made = _made(mask, config, "pin")  # refuses positions that cannot be pinned
+    return signed(_pinned(_clean(model, prompts, mask.site), mask, config.strength), made)
 
 
 def fixed(
@@ -194,7 +194,14 @@ def fixed(
         for layer in mask.layers
     ]
     steering = add(parts, config.strength - 1, positions=config.positions)
-    return signed(steering, mask.made_with(config))
+    return signed(steering, _made(mask, config, "scale") | {"form": "fixed vector"})
+
+
+def _made(mask: Mask, config: Config, mode: Mode) -> dict[str, str]:
+    """The provenance of what is made of a mask: its own site and size are what was used."""
+    used = replace(config, site=mask.site, k=mask.k, mode=mode)
+    found = {"identified": mask.provenance["config"]} if "config" in mask.provenance else {}
+    return {**mask.provenance, **found, "config": worded(used)}
 
 
 def grid(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from steerlens.errors import BadInputError
+from steerlens.storage import replacing
 from steerlens.views import bundle
 from steerlens.views.theme import PAGE_STYLE, STYLE, props_json, text
 
@@ -143,19 +143,8 @@ def save_page(path: str | os.PathLike[str], html: str) -> Path:
     Raises BadInputError where the folder is not there.
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise BadInputError(
-            f"No folder {str(target.parent)!r} to write {target.name!r} into. Make it first."
-        )
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(html)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(target) as fresh:
+        fresh.write_text(html, encoding="utf-8", errors="replace")
     return target
 
 

@@ -316,15 +316,13 @@ def test_thinkedit_takes_it_from_the_heads_that_write_against_it(
 ) -> None:
     model, share = tiny(architecture, host), 0.25
     edit = thinkedit(model, CONTRAST, direction(), share=share, progress=False)
-    seen = UNIT
-    against = {}
+    against, seen = {}, {}
     for layer in range(N_LAYERS):
-        if architecture in NORMED:
-            seen = gain(architecture, layer, "attn") * UNIT
-        seen = seen / seen.norm()
+        arrives = gain(architecture, layer, "attn") * UNIT if architecture in NORMED else UNIT
+        seen[layer] = arrives / arrives.norm()
         mean = inputs(architecture, host)[layer, "attn"]
         written = torch.einsum("hi,hid->hd", mean, writer(model, (layer, "attn")))
-        against |= {(layer, h): -float(each @ seen) for h, each in enumerate(written)}
+        against |= {(layer, h): -float(each @ seen[layer]) for h, each in enumerate(written)}
     wanted = sorted(against, key=lambda head: -against[head])[: round(share * len(against))]
     assert len(wanted) == 3
     found = {(each.place[0], h) for each in edit.factors for h in each.units.tolist()}
@@ -337,7 +335,7 @@ def test_thinkedit_takes_it_from_the_heads_that_write_against_it(
             assert torch.equal(after[layer][h], before[layer][h])
     for each in edit.factors:
         for h in each.units.tolist():
-            left = after[each.place[0]][h] @ each.writes
+            left = after[each.place[0]][h] @ seen[each.place[0]]
             assert float(left.abs().max()) < 1e-5
 
 

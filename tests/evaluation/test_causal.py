@@ -172,7 +172,7 @@ def test_pairs_are_needed_and_as_many_answers(one: Any) -> None:
     unpaired = sl.Contrast(PAIRS.positive, PAIRS.negative, paired=False)
     with pytest.raises(sl.SteerLensError, match="needs pairs"):
         causal_effect(one, direction(), unpaired)
-    with pytest.raises(sl.SteerLensError, match="2 answers do not fit 4 pairs"):
+    with pytest.raises(sl.SteerLensError, match="2 pairs of answers do not fit 4"):
         causal_effect(one, direction(), PAIRS, answers=[(" good", " bad")] * 2)
     same = sl.Contrast(["good w1"] * 2, ["good w1"] * 2)
     with pytest.raises(sl.SteerLensError, match="do not differ"):

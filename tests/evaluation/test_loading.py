@@ -72,6 +72,34 @@ def test_a_wrong_line_is_told_by_its_number(tmp_path: Path, line: Any, fact: str
         loading.model_written_evals(written(tmp_path, "persona.jsonl", right, line))
 
 
+LOADERS = [
+    loading.model_written_evals,
+    loading.truthfulqa,
+    loading.paired,
+    loading.neutral,
+    loading.choices,
+]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_files_that_are_none(load: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="There is no file"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(BadInputError, match="is no text in UTF-8"):
+        load(tmp_path)
+    path = tmp_path / "given"
+    raw = {b"\xff\xfe\x00": "is no text in UTF-8", b"": "is not JSON|is empty|holds no items"}
+    if load is loading.truthfulqa:
+        raw[b'Question\n"' + b"a" * 200_000] = "line 2 is not CSV"
+    else:
+        raw[b"[" * 100_000] = "is nested too deeply"
+        raw[b"1" * 5_000] = "is not JSON"
+    for given, told in raw.items():
+        path.write_bytes(given)
+        with pytest.raises(BadInputError, match=told):
+            load(path)
+
+
 HEADER = "\ufeffType,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
 ROW = 'a,b,"Why, then?",So.,"So; It is, so;So; ","Not so;  No.; It is, so",http\n'
 

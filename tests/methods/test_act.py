@@ -256,6 +256,11 @@ def test_errors(host: str) -> None:
         object.__setattr__(config, field, "cubic")  # past the tests' own check of types
         with pytest.raises(BadInputError, match=said):
             config.__post_init__()
+    one = Sets(SETS.source[:1], SETS.target)
+    with pytest.raises(BadInputError, match="one source text"):
+        act.fit(model, one, **QUIET)
+    for config in (act.Config(support="all"), act.Config(map="mean")):
+        act.fit(model, one, config, **QUIET)
     with pytest.raises(UnknownNameError):
         act.fit(model, SETS, act.Config(sites="resid_pst"), **QUIET)
     with pytest.raises(HookError, match="every query and key"):

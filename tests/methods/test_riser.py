@@ -176,6 +176,8 @@ def test_labels_name_vectors_and_how_often_it_is_right(host: str) -> None:
     assert (router.accuracy, router.held_out) == (1.0, 4)
     assert "100% right on 4 prompts held out" in repr(router)
     assert "1 * x" in router._repr_html_()
+    alike = riser.Routes(basis(), ends, {name: [0.0, 0.0, 0.0] for name in ends})
+    assert riser.train(model, alike, riser.Config(learning=FEW), **QUIET).accuracy == 1.0
     none = riser.train(model, data, riser.Config(held_out=0.0, learning=FEW), **QUIET)
     assert none.accuracy is None
     deep = none

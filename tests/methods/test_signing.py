@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,21 @@ def test_a_base_keeps_what_made_it() -> None:
     assert signed(gated, {}).interventions[0].provenance.keys() == {"base"}
 
 
+def test_what_is_fitted_once_for_many_says_with_what_it_was_used() -> None:
+    model, config = tiny("llama", "bridge"), dsas.Config(min_accuracy=0)
+    base = caa.fit(model, sets().contrast, caa.Config(layer=1), progress=False)
+    gates = dsas.gates(model, base, sets(), config, progress=False)
+    [leaf] = gates.steering().interventions
+    assert (leaf.provenance["method"], leaf.provenance["config"]) == ("dsas", repr(config))
+    assert "'method': 'caa'" in leaf.provenance["base"]
+    [told] = gates.oracle([1.0]).interventions
+    assert told.provenance["gate"] == "oracle"
+    plane = angular.plane(model, CONTRAST, progress=False)
+    used = angular.Config(angle=0.5, adaptive=False, positions="prompt")
+    steering = plane.angular(0.5, adaptive=False, positions="prompt")
+    assert {leaf.provenance["config"] for leaf in steering.interventions} == {repr(used)}
+
+
 def test_a_mask_says_what_it_is_of(tmp_path: Path) -> None:
     """And a random one that it is a placebo; so do the steerings that are made of either."""
     model, config = tiny("llama", "bridge"), sadi.Config(k=2, strength=3.0)
@@ -138,13 +154,15 @@ def test_a_mask_says_what_it_is_of(tmp_path: Path) -> None:
     sl.save(mask, tmp_path / "mask")
     mask = sl.load(tmp_path / "mask", model)
     assert (mask.provenance["method"], mask.provenance["config"]) == ("sadi", repr(config))
-    stronger = sadi.Config(k=2, strength=5.0)
-    for steering in (
-        sadi.scaling(mask, stronger),
-        sadi.fixed(model, CONTRAST, mask, stronger, progress=False),
-        sadi.for_prompts(model, CONTRAST.positive, mask, stronger),
-    ):
-        assert {x.provenance["config"] for x in steering.interventions} == {repr(stronger)}
+    for other in (sadi.Config(k=2, strength=5.0), sadi.Config("neuron", strength=5.0)):
+        for mode, steering in (
+            ("scale", sadi.scaling(mask, replace(other, mode="pin"))),
+            ("scale", sadi.fixed(model, CONTRAST, mask, other, progress=False)),
+            ("pin", sadi.for_prompts(model, CONTRAST.positive, mask, other)),
+        ):
+            used = repr(sadi.Config(k=2, strength=5.0, mode=mode))
+            assert {x.provenance["config"] for x in steering.interventions} == {used}
+            assert {x.provenance["identified"] for x in steering.interventions} == {repr(config)}
     placebo = sadi.scaling(sadi.random_mask(mask, 4), config)
     assert {leaf.provenance["placebo"] for leaf in placebo.interventions} == {"random 4"}
 

@@ -71,6 +71,6 @@ def test_what_cannot_be_shown_leaves_nothing(tmp_path: Path) -> None:
         sl.report(path)
     with pytest.raises(BadInputError, match="cannot show int"):
         sl.report(path, sl.add(direction(), 2), 5)
-    with pytest.raises(BadInputError, match="No folder"):
+    with pytest.raises(BadInputError, match="no folder"):
         sl.report(tmp_path / "none" / "a.html", views.prose("x"))
     assert not list(tmp_path.iterdir())

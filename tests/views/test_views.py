@@ -233,7 +233,7 @@ def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     path = view.save(tmp_path / "view.html")
     assert path.read_text(encoding="utf-8").endswith("</html>\n")
     assert [each.name for each in tmp_path.iterdir()] == ["view.html"]
-    with pytest.raises(BadInputError, match="No folder"):
+    with pytest.raises(BadInputError, match="no folder"):
         view.save(tmp_path / "missing" / "view.html")
 
 
