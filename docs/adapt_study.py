@@ -58,16 +58,13 @@ def concepts(model: Any, domain: str) -> sl.Basis:
     return steer2adapt.prior(model, pairs, name=domain, progress=False)
 
 
-def noise(like: sl.Basis, seed: int) -> sl.Basis:
-    """As many random vectors, of the same lengths."""
+def turned(like: sl.Basis, seed: int) -> sl.Basis:
+    """A random subspace: the basis under one rotation, so that it adds up over layers as it did."""
+    width = next(iter(like.vectors.values())).shape[-1]
     dice = torch.Generator().manual_seed(seed)
-    drawn = {}
-    for hook, vectors in like.vectors.items():
-        rows = torch.randn(vectors.shape, generator=dice)
-        rows = rows / rows.flatten(1).norm(dim=1)[:, None]
-        drawn[hook] = rows * vectors.flatten(1).norm(dim=1)[:, None]
+    rotation = torch.linalg.qr(torch.randn(width, width, generator=dice)).Q
     labels = [f"random {i}" for i in range(len(like))]
-    return sl.Basis(drawn, labels=labels, name="random")
+    return sl.Basis({h: v @ rotation for h, v in like.vectors.items()}, labels, name="random")
 
 
 def searched(model: Any, basis: sl.Basis, examples: MultipleChoice, search: Search) -> Found:
@@ -126,7 +123,7 @@ def one_draw(
             examples,
             replace(tpe, method="random", bound=3 * len(own) ** 0.5),
         ),
-        "random subspace": lambda: searched(model, noise(own, draw), examples, tpe),
+        "random subspace": lambda: searched(model, turned(own, draw), examples, tpe),
         "other domain": lambda: searched(model, other, examples, tpe),
     }
     plain = Neutral("plain", world.control("sentiment", "test", 24), "kl")

@@ -30,7 +30,7 @@ import steerlens as sl
 from steerlens import host
 from steerlens.demo import load_model
 from steerlens.evaluation.pareto import hypervolume
-from steerlens.statistics import Interval, band
+from steerlens.statistics import Interval, students
 
 ROOM = 0.05
 """What may be lost before a point counts for nothing: nats a token (5% of perplexity, the paper's
@@ -113,22 +113,31 @@ def _still(run: dict[str, Any]) -> Points:
 
 
 def compared(first: Front, second: Front, cost: str) -> tuple[float, float, Interval]:
-    """Both volumes, and the interval of their difference over resampled models and items.
+    """Both volumes, and the interval of their difference over models and items.
 
-    Both are maxima over the same grid on the same items. Not corrected for how many are compared.
+    Both are maxima over the same grid on the same items. A volume is a mean over models; what
+    another draw of items would change is seen by resampling them, all models alike. Not corrected
+    for how many are compared.
     """
-    generator = torch.Generator().manual_seed(0)
     sizes = {m: each.shape[-1] for m, each in first.base.items()}
-    models = len(first.base["attribute"])
+    models = range(len(first.base["attribute"]))
+
+    def gap(rows: dict[str, torch.Tensor], drawn: Sequence[int]) -> float:
+        return first.volume(rows, cost, drawn) - second.volume(rows, cost, drawn)
+
     whole = {m: torch.arange(n) for m, n in sizes.items()}
-    gaps = []
-    for _ in range(RESAMPLES):
-        rows = {m: torch.randint(n, (n,), generator=generator) for m, n in sizes.items()}
-        drawn = torch.randint(models, (models,), generator=generator).tolist()
-        gaps.append(first.volume(rows, cost, drawn) - second.volume(rows, cost, drawn))
-    every = range(models)
-    volumes = (each.volume(whole, cost, every) for each in (first, second))
-    return *volumes, band(torch.tensor(gaps))
+    generator = torch.Generator().manual_seed(0)
+    resamples = [
+        gap({m: torch.randint(n, (n,), generator=generator) for m, n in sizes.items()}, models)
+        for _ in range(RESAMPLES)
+    ]
+    parts = [(float(torch.tensor(resamples).var()), min(sizes.values()) - 1)]
+    if len(models) > 1:
+        gaps = torch.tensor([gap(whole, [each]) for each in models])
+        parts.append((float(gaps.var()) / len(models), len(models) - 1))
+    interval, _ = students(gap(whole, models), parts)
+    volumes = (each.volume(whole, cost, models) for each in (first, second))
+    return *volumes, interval
 
 
 def report(results: Sequence[dict[str, Any]]) -> None:

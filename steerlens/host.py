@@ -71,6 +71,8 @@ _FLAGS = {
     "hook_k_input": "use_split_qkv_input",
     "hook_v_input": "use_split_qkv_input",
 }
+STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+"""Sites whose vectors are of the stream, and at which what is written goes to it as it is."""
 _NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 

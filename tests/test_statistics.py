@@ -115,6 +115,20 @@ def test_chance_alone_is_significant_as_often_as_it_should_be() -> None:
     assert 0.42 <= sum(ps) / len(ps) <= 0.58
 
 
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.83), (3, 0.9), (5, 0.92)])
+def test_an_interval_over_a_few_seeds_holds_the_truth(seeds: int, least: float) -> None:
+    """As often as its docstring says; and p below a twentieth means an interval without zero."""
+    generator, held = torch.Generator().manual_seed(4), 0
+    for _ in range(400):
+        shift = torch.randn(seeds, 1, generator=generator)
+        gaps = shift + torch.randn(seeds, 30, generator=generator)
+        found = paired_difference(gaps, torch.zeros(seeds, 30))
+        holds = found.interval[0] <= 0 <= found.interval[1]
+        assert holds == (found.p >= 0.05)
+        held += holds
+    assert least <= held / 400 <= 0.99
+
+
 @trials(30)
 @given(st.integers(0, 10_000), st.floats(-1, 1))
 def test_p_below_a_twentieth_means_an_interval_without_zero(seed: int, shift: float) -> None:

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from steerlens.directions.direction import Quality
 from steerlens.errors import BadInputError
-from steerlens.statistics import Interval, auc, band, effect_size, resampled_rows
+from steerlens.statistics import (
+    Interval,
+    auc,
+    band,
+    effect_size,
+    expanded_level,
+    resampled_rows,
+)
 
 Finder = Callable[[Tensor, Tensor], Tensor]
 """(positive d), (negative d) -> a vector (d)."""
@@ -149,4 +156,5 @@ def _auc_interval(halves: tuple[Scores, Scores], paired: bool, seed: int) -> Int
         rows = resampled_rows(len(positive), generator)
         others = rows if paired else resampled_rows(len(negative), generator)
         values.append(auc(positive[rows], negative[others]))
-    return band((values[0] + values[1]) / 2)
+    fewest = min(sum(len(half[side]) for half in halves) for side in (0, 1))
+    return band((values[0] + values[1]) / 2, expanded_level(fewest))

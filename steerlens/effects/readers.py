@@ -18,15 +18,11 @@ from steerlens.cards import card
 from steerlens.components import Norm, components
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import Host, split_name
+from steerlens.host import STREAM, Host, split_name
 from steerlens.statistics import largest
 
 if TYPE_CHECKING:
     import pandas
-
-
-STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-"""Sites whose vectors are of the stream, and at which what is written goes to it as it is."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)

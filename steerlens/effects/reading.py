@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steerlens.effects.readers import STREAM
 from steerlens.errors import HookError
-from steerlens.host import FwdHooks, Host, hook_name
+from steerlens.host import STREAM, FwdHooks, Host, hook_name
 from steerlens.passes import one_pass
 from steerlens.running import running
 from steerlens.steering import Steering

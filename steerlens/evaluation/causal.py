@@ -29,7 +29,7 @@ from steerlens.host import HookFn, Host, device_of
 from steerlens.passes import one_pass
 from steerlens.positions import Positions
 from steerlens.signals import Combining, Moment, Rows
-from steerlens.statistics import Interval, band, rank_among, resampled_rows
+from steerlens.statistics import Interval, band, expanded_level, rank_among, resampled_rows
 from steerlens.text import Encoded, Item, batches, encode
 from steerlens.transforms import Interchange, Replace, Transform
 from steerlens.verbs import steer
@@ -201,4 +201,4 @@ def _ratio_interval(moved: Float[Tensor, " pair"], size: Float[Tensor, " pair"])
     if len(moved) < 2:
         return (torch.nan, torch.nan)
     rows = resampled_rows(len(moved), torch.Generator().manual_seed(0))
-    return band(moved[rows].sum(0) / size[rows].sum(0))
+    return band(moved[rows].sum(0) / size[rows].sum(0), expanded_level(len(moved)))

@@ -22,7 +22,7 @@ from steerlens.directions import Direction, Directions, mean_difference
 from steerlens.directions.finding import finder_named
 from steerlens.directions.quality import Finder, Sides, oriented
 from steerlens.errors import BadInputError
-from steerlens.host import Host
+from steerlens.host import STREAM, Host, split_name
 from steerlens.interventions import Intervention, mapped
 from steerlens.positions import Positions
 from steerlens.steering import Steering
@@ -157,30 +157,36 @@ def twin(steering: Steering, placebo: Placebo | Mapping[str, Direction]) -> Stee
 def random_twins(steering: Steering, count: int = 50, *, seed: int = 0) -> tuple[Steering, ...]:
     """Return twins of a steering along random directions, a fresh rotation of space each.
 
-    All directions of a hook point are turned together: their lengths and the angles between them
-    stay, so a plane stays a plane, and -2v the opposite of v at twice its length. Raises as
-    `twin` does. Cost: for k directions at a hook point of width d, k² d.
+    All directions of the stream are turned together, at whatever layer they are written, and so are
+    those of any other hook point: their lengths and the angles between them stay. A plane stays a
+    plane, -2v the opposite of v at twice its length, and what adds up from layer to layer goes on
+    to. Raises as `twin` does. Cost: for k directions in a space of width d, k² d.
 
     >>> [one] = random_twins(steering, 1)
     >>> one
     Steering(4 * add('random 0 for direction') @ blocks.2.hook_resid_post[predicting])
     """
-    by_hook: dict[str, list[Direction]] = {}
+    by_space: dict[str, list[Direction]] = {}
     for leaf in steering.interventions:
         for each in _directions(leaf.transform):
-            by_hook.setdefault(each.hook_name, []).append(each)
+            by_space.setdefault(_space(each), []).append(each)
 
     def one(number: int) -> Steering:
         turned = {
-            hook: _Turned(found, crc32(f"{seed} {number} {hook}".encode()))
-            for hook, found in by_hook.items()
+            space: _Turned(found, crc32(f"{seed} {number} {found[0].hook_name}".encode()))
+            for space, found in by_space.items()
         }
         return twin(
             steering,
-            lambda each: _named(each, turned[each.hook_name](each.vector), f"random {number}"),
+            lambda each: _named(each, turned[_space(each)](each.vector), f"random {number}"),
         )
 
     return tuple(one(number) for number in range(count))
+
+
+def _space(direction: Direction) -> str:
+    """What a direction's entries are entries of: the stream, or its own hook point."""
+    return "stream" if split_name(direction.hook_name)[0] in STREAM else direction.hook_name
 
 
 class _Turned:
@@ -236,6 +242,12 @@ def _replaced(transform: Transform, placebo: Placebo) -> Transform:
             changed[each.name] = placebo(part)
         elif isinstance(part, Basis):
             vectors = torch.stack([placebo(vector).vector for vector in _vectors(part)])
+            spans = (torch.linalg.matrix_rank(x.flatten(1)) for x in (vectors, part.only()))
+            if int(next(spans)) < int(next(spans)):
+                raise BadInputError(
+                    f"Vectors of {part.name!r} get the same placebo, so that the twin would write "
+                    "along fewer. Take random_twins, which turns them together."
+                )
             changed[each.name] = replace(
                 part, vectors={part.hook_name: vectors}, name=f"placebo for {part.name}"
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.pareto import Along, attribute_at
-from steerlens.statistics import Interval, band, resampled_rows
+from steerlens.statistics import Interval, band, expanded_level, expanded_p, resampled_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -117,33 +117,32 @@ def at_matched_utility(
         sides = _means(each.attribute, rows), _means(each.utility, others)
         drawn = attribute_at(sides[0], sides[1], target, along=along)
         base = base or (value, drawn)
-        lines.append(_line(each.name, value, drawn, base if lines else None))
+        fewest = min(each.attribute.shape[1], each.utility.shape[1])
+        lines.append(_line(each.name, value, drawn, fewest, base if lines else None))
     import pandas
 
     return pandas.DataFrame(lines)
 
 
 def _line(
-    name: str, value: float, drawn: Tensor, base: tuple[float, Tensor] | None
+    name: str, value: float, drawn: Tensor, items: int, base: tuple[float, Tensor] | None
 ) -> dict[str, object]:
-    low, high = _interval(drawn)
+    low, high = _interval(drawn, items)
     line: dict[str, object] = {"method": name, "attribute": value, "low": low, "high": high}
     gaps = drawn - base[1] if base else torch.full_like(drawn, torch.nan)
-    below, above = _interval(gaps)
-    known = gaps[~gaps.isnan()]
-    least = 1 + int(min((known <= 0).sum(), (known >= 0).sum()))
+    below, above = _interval(gaps, items)
     return line | {
         "difference": value - base[0] if base else torch.nan,
         "difference_low": below,
         "difference_high": above,
-        "p": min(1.0, 2 * least / (len(known) + 1)) if base else torch.nan,
+        "p": expanded_p(gaps[~gaps.isnan()], items) if base else torch.nan,
         "reached": float((~drawn.isnan()).double().mean()),
     }
 
 
-def _interval(drawn: Tensor) -> Interval:
+def _interval(drawn: Tensor, items: int) -> Interval:
     known = drawn[~drawn.isnan()]
-    return band(known) if len(known) else (torch.nan, torch.nan)
+    return band(known, expanded_level(items)) if len(known) else (torch.nan, torch.nan)
 
 
 def _means(

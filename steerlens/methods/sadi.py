@@ -42,7 +42,7 @@ from steerlens.methods.masks import HOOKS, Mask, Score, Site, difference, mask_o
 from steerlens.methods.masks import random_mask as random_mask
 from steerlens.methods.signing import signed
 from steerlens.positions import Positions
-from steerlens.provenance import made_by
+from steerlens.provenance import made_by, worded
 from steerlens.steering import Steering
 from steerlens.text import Item
 from steerlens.transforms import Replace, Scale

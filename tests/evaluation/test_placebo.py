@@ -145,6 +145,29 @@ def test_random_twins_keep_lengths_and_angles() -> None:
     assert torch.equal(again.vector, twins[0].interventions[0].transform.along.vector)
 
 
+def test_a_twin_adds_up_from_layer_to_layer_as_the_steering_does() -> None:
+    """All that is written to the stream is turned alike; what is written elsewhere by itself."""
+    one = direction(0)
+    other = sl.Direction("blocks.2.hook_mlp_out", one.vector + 0.3 * direction(1).vector)
+    head = sl.Direction("blocks.1.attn.hook_z", torch.randn(4, 8))
+    steering = sl.add(one) + sl.add(other) + sl.add(head)
+    for each in random_twins(steering, 5):
+        a, b, c = (leaf.transform.along.vector for leaf in each.interventions)
+        cosine = torch.nn.functional.cosine_similarity(a, b, dim=0)
+        assert float(cosine) == pytest.approx(
+            float(torch.nn.functional.cosine_similarity(one.vector, other.vector, dim=0)), abs=1e-4
+        )
+        torch.testing.assert_close(c.norm(dim=1), head.vector.norm(dim=1))
+
+
+def test_vectors_of_a_basis_never_get_one_placebo() -> None:
+    both = sl.Basis.of({"a": direction(0), "b": direction(1)})
+    with pytest.raises(sl.SteerLensError, match="random_twins"):
+        twin(sl.ablate(both), lambda each: random_like(each, 1)[0])
+    twin(sl.add(direction(0)) + sl.ablate(-2 * direction(0)), lambda each: random_like(each, 1)[0])
+    assert random_twins(sl.ablate(both), 1)[0].interventions[0].transform.along.rank == 2
+
+
 @pytest.mark.host
 def test_a_random_twin_writes_as_much() -> None:
     model: Any = tiny("llama", hosts()[0])
