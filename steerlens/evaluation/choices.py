@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import index
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -235,7 +235,7 @@ def score(
     return right.logsumexp(1) - wrong.logsumexp(1)
 
 
-def _places(right: object, where: str) -> tuple[int, ...]:
+def _places(right: Any, where: str) -> tuple[int, ...]:
     """Places in order, each once, as Python's own numbers."""
     several = right if isinstance(right, Iterable) else [right]
     try:
