@@ -18,6 +18,10 @@ class BadInputError(SteerLensError, ValueError):
     """A value that cannot be right: an empty side, a wrong shape, a position past the text."""
 
 
+class OutOfReachError(BadInputError):
+    """A dose that no coefficient gives: beyond what can be reached, or where it jumps."""
+
+
 class UnknownNameError(SteerLensError, KeyError):
     """A name that nothing answers to: a hook point, a method, a position."""
 

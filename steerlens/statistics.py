@@ -20,12 +20,18 @@ def auc(
 ) -> Float[Tensor, "*columns"]:
     """Return the chance that a positive score exceeds a negative one, ties counted half.
 
-    The Mann-Whitney statistic over ranks, one value a column. Cost: one sort.
+    The Mann-Whitney statistic over ranks, one value a column. Raises BadInputError on NaN, which
+    has no rank. Cost: one sort.
 
     >>> auc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0])).item()
     0.875
     """
     scores = torch.cat([positive, negative]).double()
+    if bool(scores.isnan().any()):
+        raise BadInputError(
+            f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN: they have no rank, "
+            "and so no AUC. Look for a model or a steering that overflows."
+        )
     ranks = _mid_ranks(scores)
     n_positive, n_negative = len(positive), len(negative)
     smallest = n_positive * (n_positive + 1) / 2

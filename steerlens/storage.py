@@ -40,12 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     ...     Path(folder, "note.txt").read_text()
     'all of it'
     """
-    if path.is_dir():
-        raise BadInputError(f"{path} is a folder that is there already. Give a new name.")
-    if not path.parent.is_dir():
-        raise BadInputError(
-            f"There is no folder {path.parent} to write {path.name!r} in. Make it first."
-        )
+    check_writable(path)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / path.name
         yield fresh
@@ -53,6 +48,19 @@ def replacing(path: Path) -> Iterator[Path]:
             with fresh.open("rb+") as file:
                 os.fsync(file.fileno())  # or a power cut could leave the new name without its bytes
         os.replace(fresh, path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise BadInputError where a path is a folder, or lies in none that is there.
+
+    What takes minutes asks before it begins.
+    """
+    if path.is_dir():
+        raise BadInputError(f"{path} is a folder that is there already. Give a new name.")
+    if not path.parent.is_dir():
+        raise BadInputError(
+            f"There is no folder {path.parent} to write {path.name!r} in. Make it first."
+        )
 
 
 def write(

@@ -18,6 +18,8 @@ import steerlens as sl
 from steerlens.cli import app
 from steerlens.demo import world
 
+HEADER = '{"sweep": "mine", "format": 1, "grid": [["layer", [0, 1, 2]]]}'
+
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "100"})
@@ -88,6 +90,9 @@ def test_a_sweep_on_its_way_is_shown(tmp_path: Path) -> None:
     assert found.exit_code == 0
     assert "mine" in found.output
     assert "2 of 3 cells" in found.output
+    for torn in (HEADER, HEADER + "\n", HEADER + '\n{"cell": 0'):
+        path.write_text(torn)
+        assert "0 of 3 cells" in run("inspect", path).output
 
 
 def test_a_hostile_file_says_nothing_to_the_terminal(tmp_path: Path) -> None:
@@ -110,8 +115,13 @@ def test_a_hostile_file_says_nothing_to_the_terminal(tmp_path: Path) -> None:
         (["find", "{pairs}", "--method", "nope"], "There is no method 'nope'"),
         (["find", "{pairs}", "--site", "resid_pst"], "resid_post"),
         (["find", "{pairs}", "--out", "nowhere/a"], "There is no folder nowhere"),
+        (["find", "{pairs}", "--out", "."], "is a folder that is there already"),
+        (["demo", "--out", "nowhere/a.html"], "There is no folder nowhere"),
+        (["demo", "--out", "."], "is a folder that is there already"),
         (["find", "{pairs}", "--positions", "nowhere"], "nowhere"),
         (["inspect", "nowhere"], "There is no file nowhere"),
+        (["inspect", "."], "is a folder"),
+        (["report", "{sweep}"], "is the file of a sweep"),
         (["inspect", "{pairs}"], "no whole safetensors file"),
         (["report", "{pairs}"], "no whole safetensors file"),
         (["report", "{saved}", "--out", "nowhere/a.html"], "folder"),
@@ -120,7 +130,10 @@ def test_a_hostile_file_says_nothing_to_the_terminal(tmp_path: Path) -> None:
 def test_errors_are_one_line(
     arguments: list[str], told: str, pairs: Path, saved: dict[str, Path]
 ) -> None:
-    given = [each.format(pairs=pairs, saved=saved["direction"]) for each in arguments]
+    sweep = pairs.with_name("sweep.jsonl")
+    sweep.write_text(HEADER)
+    at = {"pairs": pairs, "saved": saved["direction"], "sweep": sweep}
+    given = [each.format(**at) for each in arguments]
     found = run(*given)
     assert found.exit_code == 1
     assert found.stderr.startswith("steerlens: ")

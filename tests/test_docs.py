@@ -21,7 +21,7 @@ PAGES = {
     "docs/positions.md": ["tokens:", "the same tokens: True"],
     "docs/gates.md": ["probe('happy'", "gate"],
     "docs/views.md": ["Otto, not Leo promotes ' Otto'", "suppresses ' Leo'", "kB"],
-    "docs/evaluating.md": ["at 0.1 nats a token", "Calibrated("],
+    "docs/evaluating.md": ["feelings tensor", "cheer tensor", "at 0.1 nats a token", "Calibrated("],
     "docs/effects.md": ["logit of the first answer above the second", "L2H7"],
     "docs/editing.md": ["hooks and weights the same", "a fresh load gives the edited logits"],
     "docs/methods.md": ["6 of 6 hook points kept", "Condition(score at"],

@@ -24,6 +24,7 @@ from steerlens import packing, positions, signals, transforms
 from steerlens.directions import Eraser, Quality
 from steerlens.directions.direction import CausalEffect
 from steerlens.errors import BadInputError
+from steerlens.evaluation import tables
 from steerlens.interventions import Group
 from steerlens.methods.adaptation import Adaptation, Trial
 from steerlens.methods.masks import Mask
@@ -298,6 +299,41 @@ def test_tables_of_sweeps(tmp_path: Path) -> None:
         sl.save(pandas.DataFrame({1: [2]}), tmp_path / "kept")
     with pytest.raises(BadInputError, match="is a set"):
         sl.save(pandas.DataFrame({"odd": [{1}]}), tmp_path / "kept")
+
+
+def test_a_table_keeps_its_dtypes_and_what_it_says_of_itself(tmp_path: Path) -> None:
+    import pandas
+
+    numbers = ["uint8", "int8", "int16", "int32", "uint16", "float16", "float32", "bool"]
+    missing = ["Int64", "UInt8", "Float64", "boolean", "string"]
+    ordered = pandas.CategoricalDtype(["low", "high", "never"], ordered=True)
+    columns = {name: pandas.Series([1, 0, 1], dtype=name) for name in numbers}
+    columns |= {name: pandas.Series([1, None, 0]).astype(name) for name in missing}
+    columns["ordered"] = pandas.Series(["high", None, "low"], dtype=ordered)
+    columns["categories"] = pandas.Series([2, 1, 2], dtype="category")
+    columns["object"] = pandas.Series([1, "a", None], dtype="object")
+    table = pandas.DataFrame(columns)
+    table.attrs = {"seed": 3, "ok": True, "layers": [1, 2], "by": {"kl": 0.5}, "none": None}
+    for value in (table, table.head(0)):
+        found = back(value, tmp_path / "kept")
+        pandas.testing.assert_frame_equal(found, value)
+        assert found.attrs == value.attrs
+    table["object"] = pandas.Series([pandas.NA, "a", 1], dtype="object")
+    assert back(table, tmp_path / "kept")["object"].tolist() == [None, "a", 1]
+    table.attrs = {"model": "/home/me/gpt2", "read": ["/home/me/notes.txt"]}
+    assert back(table, tmp_path / "kept").attrs == {"model": "gpt2", "read": ["notes.txt"]}
+
+
+def test_a_table_without_dtypes_is_read(tmp_path: Path) -> None:
+    """The first files told texts alone."""
+    import pandas
+
+    table = pandas.DataFrame({"layer": [1, 2], "site": ["z", "q"], "note": ["a", None]})
+    table["note"] = table["note"].astype(object)
+    plain = tables.packed(table)
+    del plain["dtypes"]
+    packing.write(tmp_path / "kept", "table", plain)
+    pandas.testing.assert_frame_equal(sl.load(tmp_path / "kept"), table)
 
 
 def test_classes_of_one_kind_stand_in_its_files_alone(tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def test_auc_by_column() -> None:
     assert auc(positive, negative).tolist() == pytest.approx(wanted)
 
 
+def test_nan_has_no_auc() -> None:
+    with pytest.raises(BadInputError, match="1 of 4 scores are NaN"):
+        auc(torch.tensor([1.0, torch.nan]), torch.tensor([0.0, 2.0]))
+    assert auc(torch.tensor([1.0, torch.inf]), torch.tensor([0.0, -torch.inf])) == 1
+
+
 def test_band_holds_its_share() -> None:
     low, high = band(torch.randn(10_000, generator=torch.Generator().manual_seed(0)))
     assert (low, high) == pytest.approx((-1.96, 1.96), abs=0.1)

@@ -72,11 +72,10 @@ def find(
         from steerlens.cli.showing import show_directions
         from steerlens.contrast import Contrast
         from steerlens.directions import find_directions
-        from steerlens.errors import BadInputError
         from steerlens.saving import save
+        from steerlens.storage import check_writable
 
-        if not out.parent.is_dir():
-            raise BadInputError(f"There is no folder {out.parent} to write {out.name!r} in.")
+        check_writable(out)
         pairs = Contrast.from_jsonl(contrast)
         found = find_directions(
             _model(model),
@@ -163,7 +162,9 @@ def _demo(name: str | None, contrast: Path | None, out: Path, seed: int) -> None
     from steerlens.demo.setting import of_pairs, of_world
     from steerlens.demo.telling import show, write_report
     from steerlens.errors import BadInputError
+    from steerlens.storage import check_writable
 
+    check_writable(out)
     if (name is None) != (contrast is None):
         raise BadInputError(
             "--model and --contrast go together: a model, and pairs to steer it by."

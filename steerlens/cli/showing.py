@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,15 @@ from steerlens.evaluation.tables import is_table
 from steerlens.formats import from_gguf, gguf
 from steerlens.formats.control_vectors import ARCHITECTURE
 from steerlens.host import split_name
+from steerlens.views.page import Html
+from steerlens.views.report import provenances
 
 _QUALITY = ("held-out AUC", "placebo to", "effect", "halves", "rank")
 """Beside the AUC the highest of placebos' bands; the cosine of the directions of two halves."""
 MOST, MOST_IN_REPORT = 12, 500
 """Rows of a table that are shown."""
+_SWEEP = b'{"sweep"'
+"""How the journal of a sweep begins."""
 _ABOUT = ("model", "revision", "host", "transformer_lens", "dtype", "weights", "writers")
 _MADE = ("method", "config", "positions", "data", "study", "format", "model_hint", "file")
 
@@ -75,13 +78,15 @@ def show_file(path: Path, console: Console | None = None) -> None:
     start = _start(path)
     if start.startswith(b"GGUF"):
         _show_gguf(path, out)
-    elif start.startswith(b'{"sweep"'):
+    elif start.startswith(_SWEEP):
         _show_sweep(path, out)
     else:
         _show_saved(path, out)
 
 
 def _start(path: Path) -> bytes:
+    if path.is_dir():
+        raise BadInputError(f"{path} is a folder. Give a file.")
     if not path.is_file():
         raise BadInputError(f"There is no file {path}.")
     with path.open("rb") as file:
@@ -112,29 +117,12 @@ def _show_saved(path: Path, out: Console) -> None:
 def _made_on(value: Any) -> dict[str, str]:
     """What the parts of a value say of how they were made, each once."""
     found: dict[str, dict[str, None]] = {}
-    for source in _sources(value):
+    for source in provenances(value):
         for key in (*_ABOUT, *_MADE):
             if source.get(key):
                 told = str(source[key])
                 found.setdefault(key, {})[told[:12] if key == "data" else told] = None
     return {key: "; ".join(list(each)[:4]) for key, each in found.items()}
-
-
-def _sources(value: Any) -> Iterator[Mapping[str, Any]]:
-    if is_table(value):
-        yield value.attrs
-    elif is_dataclass(value) and not isinstance(value, type):
-        for each in fields(value):
-            part = getattr(value, each.name)
-            yield from ([part] if each.name == "provenance" else _sources(part))
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _sources(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _sources(part)
-    elif hasattr(value, "expression"):
-        yield from _sources(value.expression)
 
 
 def _show_gguf(path: Path, out: Console) -> None:
@@ -153,9 +141,9 @@ def _show_gguf(path: Path, out: Console) -> None:
 
 def _show_sweep(path: Path, out: Console) -> None:
     """A sweep's journal: its header, and how many cells are finished."""
-    lines = path.read_bytes().split(b"\n")
+    first, *lines = path.read_bytes().split(b"\n")
     try:
-        header = json.loads(lines[0])
+        header = json.loads(first)
         grid = {str(name): list(values) for name, values in header["grid"]}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadInputError(
@@ -167,7 +155,7 @@ def _show_sweep(path: Path, out: Console) -> None:
     told = {
         "holds": "a sweep's finished cells",
         "study": str(header["sweep"]),
-        "finished": f"{len(lines) - 2} of {cells} cells",
+        "finished": f"{max(0, len(lines) - 1)} of {cells} cells",
         **{name: ", ".join(map(str, values[:MOST])) for name, values in grid.items()},
     }
     out.print(_facts(told, path.name))
@@ -211,18 +199,16 @@ def _text(value: str) -> Text:
 
 
 def read(path: Path) -> Any:
-    """Return the value in a file of `save`'s, or a gguf's directions."""
-    return from_gguf(path) if _start(path).startswith(b"GGUF") else saving.load(path)
+    """Return the value in a file of `save`'s, or a gguf's directions.
 
-
-@dataclass(frozen=True)
-class _Card:
-    """HTML that is a card already."""
-
-    html: str
-
-    def _repr_html_(self) -> str:
-        return self.html
+    Raises BadInputError on any other, that of a sweep on its way among them.
+    """
+    start = _start(path)
+    if start.startswith(_SWEEP):
+        raise BadInputError(
+            f"{path} is the file of a sweep, and a report shows its table: save what sweep returns."
+        )
+    return from_gguf(path) if start.startswith(b"GGUF") else saving.load(path)
 
 
 def sections(value: Any) -> list[Any]:
@@ -230,7 +216,7 @@ def sections(value: Any) -> list[Any]:
     if is_table(value):
         rows = [_cells(line) for line in value.head(MOST_IN_REPORT).itertuples(index=False)]
         title = str(value.attrs.get("study", count(len(value), "row")))
-        return [_Card(table_card(title, [*map(str, value.columns)], rows))]
+        return [Html(table_card(title, [*map(str, value.columns)], rows))]
     return [value if hasattr(value, "_repr_html_") else views.prose(repr(value))]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from steerlens.cards import count
 from steerlens.contrast import Contrast
 from steerlens.demo import world
 from steerlens.demo.choosing import Judge
@@ -49,15 +50,11 @@ def of_world(*, fit: int = 96, validation: int = 24, test: int = 100, seed: int 
 def of_pairs(model: Host, path: str | Path, *, seed: int = 0) -> Setting:
     """Return a setting from a JSONL file of pairs: 60% fit, 20% validation, 20% test, no judge.
 
-    Raises BadInputError on fewer than 20 pairs.
+    Pairs of one prompt go into one split together. Raises BadInputError on fewer than 20 pairs, or
+    10 prompts.
     """
     contrast = Contrast.from_jsonl(path)
-    if len(contrast) < 20:
-        raise BadInputError(
-            f"{path} holds {len(contrast)} pairs; fit, validation and test need 20 together."
-        )
-    fit, rest = contrast.split(0.6, seed=seed)
-    validation, test = rest.split(0.5, seed=seed)
+    fit, validation, test = _splits(contrast, path, seed)
     return Setting(
         concept=Path(path).stem,
         fit=fit,
@@ -70,13 +67,35 @@ def of_pairs(model: Host, path: str | Path, *, seed: int = 0) -> Setting:
     )
 
 
+def _splits(contrast: Contrast, path: str | Path, seed: int) -> tuple[Contrast, ...]:
+    """Three splits that share no prompt; a text without one is a prompt of its own."""
+    groups: dict[Item, list[tuple[Item, Item]]] = {}
+    for pair in zip(contrast.positive, contrast.negative, strict=True):
+        groups.setdefault(_asked(pair[0]), []).append(pair)
+    if len(contrast) < 20 or len(groups) < 10:
+        raise BadInputError(
+            f"{path} holds {len(contrast)} pairs of {count(len(groups), 'prompt')}; fit, "
+            "validation and test need 20 pairs of 10 prompts together, as they share no prompt."
+        )
+    first = Contrast.from_pairs(pairs[0] for pairs in groups.values())
+    fit, rest = first.split(0.6, seed=seed)
+    return tuple(
+        Contrast.from_pairs(pair for item in part.positive for pair in groups[_asked(item)])
+        for part in (fit, *rest.split(0.5, seed=seed))
+    )
+
+
+def _asked(item: Item) -> Item:
+    return item[0] if isinstance(item, tuple) else item
+
+
 def _prompts(contrast: Contrast) -> tuple[str, ...]:
     """The pairs' prompts, or the opening words of their texts."""
     return tuple(dict.fromkeys(_opening(item) for item in contrast.positive))
 
 
 def _opening(item: Item) -> str:
-    text = item[0] if isinstance(item, tuple) else item
+    text = _asked(item)
     if not isinstance(text, str):
         raise BadInputError(f"The demo needs pairs of texts; got {item!r}.")
     return text if isinstance(item, tuple) else " ".join(text.split()[:4])

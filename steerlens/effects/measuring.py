@@ -43,7 +43,8 @@ def effect(
     - `metric`: a pair of answers, for all prompts or one each: the logit of the first token of one
       above that of the other, after the whole item. Weights over the vocabulary: that sum of
       logits. None: the divergence of the two models, KL(base || steered) + KL(steered || base) in
-      nats a token, which is such a sum as well (`Readout`).
+      nats a token, which is such a sum as well (`Readout`). Warns where an answer has more tokens
+      than the first.
     - `direction`: what the stream's change is compared with, the same at all layers or by hook
       name; by default what the steering wrote.
 

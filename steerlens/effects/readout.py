@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.host import Host
-from steerlens.text import Batch, Encoded, encode, predicting
+from steerlens.text import Batch, Encoded, encode, predicting, token_strings
 
 Answers = tuple[str, str]
 """What goes on with a prompt: the answer to lean to, and the other one."""
@@ -69,7 +71,8 @@ class Readout:
 def readout(model: Host, items: Sequence[Encoded], metric: Metric) -> Readout:
     """Return the readout of a metric on some prompts.
 
-    Raises BadInputError on answers that begin alike, on as many as do not fit the prompts, and on
+    Warns where an answer has more tokens than the first, which alone is read. Raises BadInputError
+    on answers that begin alike, on as many as do not fit the prompts, and on
     weights that are not one a word of the vocabulary.
     """
     if metric is None:
@@ -88,7 +91,15 @@ def readout(model: Host, items: Sequence[Encoded], metric: Metric) -> Readout:
             )
         return Readout("weights", given=metric.detach().float())
     pairs = answer_pairs(metric, len(items))
-    ids = [_first(model, item, pair) for item, pair in zip(items, pairs, strict=True)]
+    ids, lengths = zip(*map(partial(_first, model), items, pairs), strict=True)
+    if max(lengths) > 1:
+        place = lengths.index(max(lengths))
+        first, other = token_strings(model, torch.tensor(ids[place]))
+        warnings.warn(
+            f"Of answers {pairs[place]!r} the first tokens alone are compared: {first!r} and "
+            f"{other!r}. Begin with a space where one is meant, or give answers of one token.",
+            stacklevel=3,
+        )
     return Readout("answers", each=torch.tensor(ids))
 
 
@@ -113,18 +124,19 @@ def answer_pairs(given: Answers | Sequence[Answers], count: int) -> list[Answers
     return [(str(each[0]), str(each[1])) for each in given]
 
 
-def _first(model: Host, item: Encoded, pair: Answers) -> tuple[int, int]:
-    """The token with which each answer goes on."""
+def _first(model: Host, item: Encoded, pair: Answers) -> tuple[tuple[int, int], int]:
+    """The token with which each answer goes on, and how many the longer one has."""
     before = item.tokens
     if not all(pair):
         raise BadInputError(f"Answers {pair!r} have an empty one. An answer needs text.")
-    first, second = (encode(model, (before, answer)).tokens[len(before)] for answer in pair)
+    ends = [encode(model, (before, answer)).tokens[len(before) :] for answer in pair]
+    first, second = ends[0][0], ends[1][0]
     if first == second:
         raise BadInputError(
             f"Answers {pair!r} begin with the same token. Put what they share at the end of the "
             "prompt, or give weights over the vocabulary."
         )
-    return first, second
+    return (first, second), max(map(len, ends))
 
 
 def scored(batch: Batch, kind: str) -> Bool[Tensor, "batch pos"]:

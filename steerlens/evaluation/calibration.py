@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.cards import card, count, number
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, OutOfReachError
 from steerlens.evaluation.dose import Dose, forced, held_out_interval, mean_nats, measured
 from steerlens.evaluation.forcing import Forced
 from steerlens.host import Host
@@ -108,9 +108,9 @@ def calibrate(
     - `tolerance`: how far the dose may be off, as a share of it.
 
     A strength that is a share stays within 0 to 1, one that is an angle within half a turn;
-    gates that a run alone can tell are taken to be 1 at most. Raises BadInputError where no
-    coefficient gives the dose, and says which doses can be reached. Cost: one generation, a
-    pass for each of 15 to 25 coefficients.
+    gates that a run alone can tell are taken to be 1 at most. Raises OutOfReachError, a
+    BadInputError, where no coefficient gives the dose, and says which doses can be reached. Cost:
+    one generation, a pass for each of 15 to 25 coefficients.
 
     >>> found = calibrate(steering, model, ["a good day", "the bad cat"], kl=0.1)
     >>> abs(found.dose.kl / 0.1 - 1) < 0.01
@@ -197,7 +197,7 @@ class _Curve:
             if point[1] > self.target:
                 return self._between(before or (point[0], 0.0), point)
             before = point
-        raise BadInputError(self._out_of_reach(limit))
+        raise OutOfReachError(self._out_of_reach(limit))
 
     def _between(self, low: tuple[float, float], high: tuple[float, float]) -> float:
         """Close in on the target between a coefficient that gives less and one that gives more."""
@@ -211,7 +211,7 @@ class _Curve:
             if self._right(point[1]):
                 return coeff
             low, high = (low, point) if point[1] > self.target else (point, high)
-        raise BadInputError(
+        raise OutOfReachError(
             f"The dose jumps from {number(low[1])} to {number(high[1])} nats a token at "
             f"coefficient {number(high[0], 6)}, so none between {number(start[0][0])} and "
             f"{number(start[1][0])} gives {number(self.target)}. A gate opens there all at once: "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, get_args
+from operator import index
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -36,13 +37,13 @@ class Choice:
     prompt: Prompt
     options: Sequence[str]
     right: Sequence[int]
-    """Places of the options that are right, or that show the attribute."""
+    """Places of the options that are right, or that show the attribute; one may stand alone."""
 
     def __post_init__(self) -> None:
         """Raise BadInputError without a right option and a wrong one, or on an empty option."""
-        object.__setattr__(self, "options", tuple(self.options))
-        object.__setattr__(self, "right", tuple(sorted(set(self.right))))
         where = f"Choice {str(self.prompt)[:60]!r}"
+        object.__setattr__(self, "options", tuple(self.options))
+        object.__setattr__(self, "right", _places(self.right, where))
         if not all(self.options):
             raise BadInputError(f"{where} has an empty option. An option needs text.")
         outside = [each for each in self.right if not 0 <= each < len(self.options)]
@@ -232,6 +233,17 @@ def score(
     if measure == "log_probability":
         return right.logsumexp(1)
     return right.logsumexp(1) - wrong.logsumexp(1)
+
+
+def _places(right: Any, where: str) -> tuple[int, ...]:
+    """Places in order, each once, as Python's own numbers."""
+    several = right if isinstance(right, Iterable) else [right]
+    try:
+        return tuple(sorted({index(each) for each in several}))
+    except TypeError:
+        raise BadInputError(
+            f"{where} has right={right!r}. Give the places of its right options, such as [0]."
+        ) from None
 
 
 def _by_length(

@@ -76,12 +76,14 @@ class Dice:
     """0 is greedy: nothing is thrown."""
     step: int = 0
     overflowed: set[int] = field(default_factory=set)
-    """Places in the batch of rows whose logits were NaN at a step: what they draw means nothing."""
+    """Places in the batch of rows whose logits were NaN or infinite at a step: what they draw means
+    nothing."""
 
     def race(self, logits: Float[Tensor, "row pos vocab"]) -> Float[Tensor, "row 1 vocab"]:
         """Return scores whose largest is the next token, drawn from the last position's logits."""
         last = logits[:, -1].float()
-        self.overflowed |= set(last.isnan().any(1).nonzero().flatten().tolist())
+        # An infinite logit makes every chance NaN, and so does a row without a finite one.
+        self.overflowed |= set((~last.amax(1).isfinite()).nonzero().flatten().tolist())
         if self.temperature == 0:
             self.step += 1
             return last[:, None]

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, OutOfReachError
 from steerlens.evaluation.calibration import Calibrated, calibrate
 from steerlens.evaluation.dose import forced, measured
 from steerlens.evaluation.findings import FEWEST, Beside, Entry, EqualDose
 from steerlens.evaluation.forcing import Forced
 from steerlens.evaluation.placebo import random_twins
-from steerlens.evaluation.tasks import Scores, Task, contents
+from steerlens.evaluation.tasks import Scores, Task, check_task, contents
 from steerlens.host import Host
 from steerlens.statistics import holm, paired_difference
 from steerlens.steering import Steering
@@ -79,6 +79,9 @@ def at_equal_dose(
     >>> found.frame().verdict.tolist()
     ['not beyond placebo']
     """
+    check_task(task, "task")
+    if choose_on is not None:
+        check_task(choose_on, "choose_on")
     candidates = _candidates(methods, task, choose_on)
     _warn_of_shared(task, prompts)
     twins = 20 * len(candidates) - 1 if placebos is None else placebos
@@ -225,10 +228,10 @@ def _reaching(name: str, calibrations: Sequence[Callable[[], Calibrated]]) -> li
     for each in calibrations:
         try:
             found.append(each())
-        except BadInputError as error:
+        except OutOfReachError as error:
             failed.append(error)
     if not found:
-        raise BadInputError(f"Method {name!r} cannot be compared. {failed[0]}") from failed[0]
+        raise OutOfReachError(f"Method {name!r} cannot be compared. {failed[0]}") from failed[0]
     return found
 
 

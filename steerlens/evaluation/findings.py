@@ -13,7 +13,7 @@ from torch import Tensor
 from steerlens.cards import card, count, interval, number, share
 from steerlens.evaluation.calibration import Calibrated
 from steerlens.evaluation.dose import Dose
-from steerlens.statistics import Difference, Rank, rank_among
+from steerlens.statistics import Difference, Rank, band, rank_among
 
 if TYPE_CHECKING:
     import pandas
@@ -113,7 +113,7 @@ class Entry:
         """Return the entry as a line of a table."""
         dose, held_out = self.calibrated.dose, self.held_out
         pooled = torch.cat([each.effects for each in self.beside]) if self.beside else None
-        ends = None if pooled is None else pooled.quantile(torch.tensor([0.025, 0.975])).tolist()
+        ends = None if pooled is None else band(pooled)
         costs = torch.cat([each.kls for each in self.beside]) if self.beside else None
         low, high = self.calibrated.interval_on(held_out)
         return {

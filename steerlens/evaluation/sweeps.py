@@ -21,7 +21,7 @@ from steerlens.errors import BadInputError, SteerLensError
 from steerlens.evaluation.fingerprint import fingerprint, model_fingerprint
 from steerlens.evaluation.journal import Cell, Rows, axes_of, journal, plain
 from steerlens.evaluation.scoring import divergence
-from steerlens.evaluation.tasks import Task
+from steerlens.evaluation.tasks import Task, check_task
 from steerlens.host import Host
 from steerlens.provenance import provenance
 from steerlens.steering import Steering
@@ -131,6 +131,9 @@ def steering_sweep(
     >>> table[["layer", "coeff"]].values.tolist()
     [[1.0, 0.0], [1.0, 4.0], [2.0, 0.0], [2.0, 4.0]]
     """
+    check_task(task, "task")
+    if utility is not None:
+        check_task(utility, "utility")
     factors = [float(coeff) for coeff in coeffs]
     if not factors or len(set(factors)) < len(factors):
         fact = "are twice among" if factors else "are no"

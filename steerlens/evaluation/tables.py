@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -14,7 +15,7 @@ from steerlens.packing import portable
 if TYPE_CHECKING:
     import pandas
 
-_NUMBERS = ("int64", "float64", "float32", "bool")
+_NUMBERS = ("bool", "uint8", *(f"int{n}" for n in (8, 16, 32, 64)), "float16", "float32", "float64")
 _TEXTS = ("str", "string")
 
 
@@ -42,15 +43,38 @@ def packed(table: pandas.DataFrame) -> dict[str, Any]:
         )
     return {
         "columns": {name: _column(table[name]) for name in names},
-        "texts": [name for name in names if str(table[name].dtype) in _TEXTS],
-        "attrs": portable({str(k): v for k, v in table.attrs.items()}),
+        "dtypes": {name: _dtype(table[name]) for name in names},
+        "texts": [name for name in names if str(table[name].dtype) in _TEXTS],  # of the first files
+        "attrs": {str(k): _attr(str(k), v) for k, v in table.attrs.items()},
     }
 
 
 def _column(column: pandas.Series) -> Any:
+    import pandas
+
     if str(column.dtype) in _NUMBERS:
         return torch.tensor(column.to_numpy())
-    return [plain(each) for each in column.tolist()]
+    return [None if each is pandas.NA else plain(each) for each in column.tolist()]
+
+
+def _dtype(column: pandas.Series) -> Any:
+    """The name of a column's dtype; of categories, which they are and whether in order."""
+    if str(column.dtype) == "category":
+        return [plain(column.cat.categories), bool(column.cat.ordered)]
+    return str(column.dtype)
+
+
+def _attr(key: str, value: Any) -> Any:
+    """What a table says of itself, as JSON holds it: all else as text, paths by their last part."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_attr(key, each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(k): _attr(str(k), each) for k, each in value.items()}
+    return portable({key: str(value)})[key]
 
 
 def unpacked(found: dict[str, Any], path: str | Path) -> pandas.DataFrame:
@@ -61,11 +85,19 @@ def unpacked(found: dict[str, Any], path: str | Path) -> pandas.DataFrame:
         columns = {
             name: each.numpy()
             if hasattr(each, "numpy")
-            else pandas.Series(each, dtype="str" if name in found["texts"] else "object")
+            else pandas.Series(each, dtype=_dtype_of(found, name))
             for name, each in found["columns"].items()
         }
         table = pandas.DataFrame(columns)
         table.attrs = dict(found["attrs"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (ImportError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise BadInputError(f"{path} is no whole table: {error}.") from None
     return table
+
+
+def _dtype_of(found: dict[str, Any], name: str) -> Any:
+    """The dtype of a column that is kept as a list; the first files told texts alone."""
+    import pandas
+
+    told = found.get("dtypes", {}).get(name, "str" if name in found["texts"] else "object")
+    return told if isinstance(told, str) else pandas.CategoricalDtype(*told)

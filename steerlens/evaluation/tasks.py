@@ -151,6 +151,16 @@ class Neutral:
         return Scores(-divergence(model, steering, items, coeffs, batch_tokens=room))
 
 
+def check_task(value: object, name: str) -> None:
+    """Raise BadInputError on anything but a task: a list of prompts has nothing that scores it."""
+    if not isinstance(value, Task):
+        raise BadInputError(
+            f"{name} is a {type(value).__name__}, and a task is wanted: items, and what scores "
+            "them. Make one, such as Continuation(name, prompts, judge) or MultipleChoice(name, "
+            "[Choice(prompt, options, right), ...])."
+        )
+
+
 def contents(task: Task) -> set[str]:
     """Return what a task's items are, as texts to compare with another's."""
     return {repr(each) for each in getattr(task, "items", None) or task.prompts}

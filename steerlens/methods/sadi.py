@@ -34,7 +34,7 @@ from steerlens.activations import collect
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.evaluation.tasks import Task, one_of
+from steerlens.evaluation.tasks import Task, check_task, one_of
 from steerlens.host import Host, hook_names
 from steerlens.methods.choosing import Chosen, alike, mean_by_row
 from steerlens.methods.ends import prompts_of
@@ -242,6 +242,7 @@ def choose(
     >>> choose(model, contrast, task, grid(ks=[1], strengths=[2, 5]), progress=False).items
     1
     """
+    check_task(task, "task")
     if not configs:
         raise BadInputError("There is nothing to choose from: give sadi.grid() or some of it.")
     masks: dict[tuple[str, str], Mask] = {}

@@ -46,7 +46,7 @@ class Axis:
         if all(float(value).is_integer() for value in finite):
             step = max(1.0, step)
         first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
-        ticks = tuple(round(step * k, 10) for k in range(first, last + 1))
+        ticks = tuple(_rounded(step * k, step) for k in range(first, last + 1))
         if snug:
             return cls(low, high, start, end, tuple(t for t in ticks if low <= t <= high))
         return cls(ticks[0], ticks[-1], start, end, ticks)
@@ -64,7 +64,12 @@ def round_step(rough: Number) -> float:
     (0.2, 5.0)
     """
     power = 10.0 ** floor(log10(rough))
-    return next(round(k * power, 12) for k in (1, 2, 5, 10) if k * power >= 0.8 * rough)
+    return next(_rounded(k * power, power) for k in (1, 2, 5, 10) if k * power >= 0.8 * rough)
+
+
+def _rounded(value: Number, step: Number) -> float:
+    """A multiple of a step without what its product left in the last bits, however small."""
+    return round(float(value), 2 - floor(log10(step)))
 
 
 def label(

@@ -14,6 +14,7 @@ from steerlens.editing import Edit
 from steerlens.effects import Effect, Mediation
 from steerlens.errors import BadInputError
 from steerlens.evaluation import Comparison, EqualDose
+from steerlens.evaluation.tables import is_table
 from steerlens.methods.adaptation import Adaptation
 from steerlens.trace import Trace
 from steerlens.views.adapting import shares, trajectory
@@ -86,27 +87,30 @@ def _sections(value: object) -> list[Section]:
 
 def _made_on(values: object) -> list[str]:
     """What models, and how, the values say they were made on, each once."""
-    found = dict.fromkeys(_told(each) for each in _provenances(values, set()))
+    found = dict.fromkeys(_told(each) for each in provenances(values))
     return [each for each in found if each]
 
 
-def _provenances(value: object, seen: set[int]) -> Iterator[Mapping[str, str]]:
-    """Every provenance inside a value."""
+def provenances(value: object) -> Iterator[Mapping[str, Any]]:
+    """Yield every provenance inside a value, and what a table says of itself."""
+    yield from _provenances(value, set())
+
+
+def _provenances(value: object, seen: set[int]) -> Iterator[Mapping[str, Any]]:
     if id(value) in seen or isinstance(value, str):
         return
     seen.add(id(value))
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_table(value):
+        yield value.attrs
+    elif is_dataclass(value) and not isinstance(value, type):
         for each in fields(value):
             part = getattr(value, each.name)
             if each.name == "provenance" and isinstance(part, Mapping):
                 yield part
             else:
                 yield from _provenances(part, seen)
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _provenances(part, seen)
-    elif isinstance(value, tuple | list):
-        for part in value:
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
             yield from _provenances(part, seen)
 
 

@@ -34,7 +34,8 @@ def dose_response(
     """Draw a sweep's measures over its coefficients, a line a layer; static, a few kB.
 
     - `table`: of `steering_sweep`; with `each_item=True` means have a bootstrap 95% interval over
-      items. Where several rows share a layer and a coefficient (seeds), their mean.
+      items. Where several rows share a layer and a coefficient (seeds), their mean. Columns that
+      are no numbers, and `seed`, are not drawn.
     - `names`: what the measures are called, such as `{"score": "share positive"}`.
 
     Raises BadInputError on a table without columns `layer`, `coeff` and a measure.
@@ -88,14 +89,17 @@ def _drawn(
 def _long(table: pandas.DataFrame) -> pandas.DataFrame:
     """The table with a line for each value, under `layer`, `coeff`, `measure` and `value`."""
     ids = ["layer", "coeff"]
-    if not set(ids) < set(table.columns) or table.empty:
+    numbers = table.select_dtypes(["number", "bool"]).columns
+    measures = [name for name in numbers if name not in (*ids, "seed")]
+    if not set(ids) < set(table.columns) or table.empty or not measures:
         raise BadInputError(
             f"The table has {len(table)} rows under {', '.join(map(str, table.columns))}. Give "
-            "that of steering_sweep: layer, coeff and a measure or more."
+            "that of steering_sweep: layer, coeff and a measure or more, as numbers."
         )
     if {"measure", "value"} <= set(table.columns):
         return table
-    return table.melt(ids, var_name="measure", value_name="value")
+    numeric = table[ids].join(table[measures].astype(float))
+    return numeric.melt(ids, var_name="measure", value_name="value")
 
 
 def _line(name: str, part: Any, x: str) -> Line:

@@ -75,10 +75,37 @@ def test_a_file_of_pairs_needs_no_judge(pairs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.host
+@pytest.mark.parametrize("times", [1, 3])
+def test_splits_share_no_prompt(times: int, tmp_path: Path) -> None:
+    """Pairs of one prompt stay together; one a prompt is split as the contrast itself."""
+    pairs = [
+        {"prompt": f"Prompt {i}", "positive_response": f"good {j}", "negative_response": f"bad {j}"}
+        for j in range(times)
+        for i in range(20)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, pairs)))
+    model: Any = load_model()
+    found = of_pairs(model, path, seed=1)
+    prompts = [{item[0] for item in part.positive} for part in (found.fit, found.test)]
+    prompts.append(set(found.validation_prompts))
+    assert [len(each) for each in prompts] == [12, 4, 4]
+    assert len(set().union(*prompts)) == 20
+    assert len(found.fit) == 12 * times
+    if times == 1:
+        fit, rest = sl.Contrast.from_jsonl(path).split(0.6, seed=1)
+        assert (found.fit, found.test) == (fit, rest.split(0.5, seed=1)[1])
+    few = [each for each in pairs if int(each["prompt"].split()[1]) < 9]
+    path.write_text("\n".join(map(json.dumps, few)))
+    with pytest.raises(sl.SteerLensError, match=f"{9 * times} pairs of 9 prompts"):
+        of_pairs(model, path)
+
+
+@pytest.mark.host
 def test_too_few_pairs_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "few.jsonl"
     path.write_text('{"positive": "a good day", "negative": "a bad day"}\n' * 5)
-    with pytest.raises(sl.SteerLensError, match="need 20 together"):
+    with pytest.raises(sl.SteerLensError, match="need 20 pairs of 10 prompts"):
         of_pairs(load_model(), path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -284,6 +285,18 @@ def test_what_is_told_is_what_was_found() -> None:
     neurons = found.neurons_frame(3)
     assert neurons.part.abs().is_monotonic_decreasing
     assert len(found.top(4, by="pattern")) == 4
+
+
+@EACH_HOST
+def test_answers_of_several_tokens_are_told(host: str) -> None:
+    model, items = tiny("gpt2", host), ["w1 w2", "w7 w8"]
+    answers = [("good", "bad"), ("w3 w4", "sad")]
+    with pytest.warns(UserWarning, match=r"'w3 w4', 'sad'.* are compared: '\W*w3' and '\W*sad'"):
+        found = effect(model, steering(), items, answers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = effect(model, steering(), items, [("good", "bad"), ("w3", "sad")])
+    assert found.change == same.change
 
 
 def test_bad_input_is_told() -> None:

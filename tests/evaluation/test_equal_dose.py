@@ -15,8 +15,9 @@ from models import hosts, tiny
 
 import steerlens as sl
 from steerlens import views
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, OutOfReachError, SteerLensError
 from steerlens.evaluation import EqualDose, Scores, at_equal_dose, doses, random_twins
+from steerlens.evaluation.tasks import check_task
 
 pytestmark = pytest.mark.host
 PROMPTS = [[1, 5, 9, 20], [1, 9, 33], [1, 40, 5, 5, 9]]
@@ -219,3 +220,39 @@ def test_a_choice_is_made_on_items_of_its_own(host: str) -> None:
         assert sign * entry.effect.mean > 0
         assert "1 candidate could not give it" in chosen.sentence()
         assert chosen.differences == {}
+
+
+def test_a_mistake_in_a_candidate_is_told() -> None:
+    """Only a dose out of reach drops a candidate: another width is no such thing."""
+    model = tiny("llama", hosts()[0])
+    wide = sl.Direction("blocks.2.hook_resid_post", torch.ones(models.D_MODEL + 1))
+    given: dict[str, Any] = dict(kl=0.05, placebos=0, progress=False)
+    with pytest.raises(SteerLensError) as raised:
+        at_equal_dose(
+            model,
+            {"toward": [toward(model), sl.add(wide)]},
+            task(),
+            PROMPTS,
+            choose_on=task(seed=1),
+            **given,
+        )
+    assert not isinstance(raised.value, OutOfReachError)
+    with pytest.raises(OutOfReachError, match="cannot be compared"):
+        at_equal_dose(model, {"none": 0 * toward(model)}, task(), PROMPTS, **given)
+
+
+def test_a_list_of_prompts_is_no_task() -> None:
+    with pytest.raises(BadInputError, match="choose_on is a list, and a task is wanted"):
+        check_task(PROMPTS, "choose_on")
+    check_task(task(), "task")
+
+
+def test_doubles_have_a_table() -> None:
+    found = run(hosts()[0], placebos=2)
+    entries = [
+        replace(each, beside=tuple(replace(b, effects=b.effects.double()) for b in each.beside))
+        for each in found.entries
+    ]
+    table, wanted = replace(found, entries=tuple(entries)).frame(), found.frame()
+    assert table.placebo_low.tolist() == pytest.approx(wanted.placebo_low.tolist())
+    assert table.placebo_high.tolist() == pytest.approx(wanted.placebo_high.tolist())

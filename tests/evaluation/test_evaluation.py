@@ -10,6 +10,7 @@ from models import hosts, tiny
 
 import steerlens as sl
 from steerlens.evaluation import completions, divergence, log_probability, perplexity
+from steerlens.evaluation.dice import Dice
 from steerlens.text import encode
 
 pytestmark = pytest.mark.host
@@ -113,3 +114,13 @@ def test_a_completion_ends_before_eos(model: Any) -> None:
 def test_coeffs_need_a_steering(model: Any) -> None:
     with pytest.raises(sl.SteerLensError, match="coeffs need a steering"):
         completions(model, PROMPTS, coeffs=[1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_with_an_infinite_logit_has_overflowed(temperature: float) -> None:
+    logits = torch.zeros(4, 1, 3)
+    logits[0, 0, 1] = -torch.inf  # a token that cannot come is no overflow
+    logits[1, 0, 1], logits[2, 0, 1], logits[3] = torch.inf, torch.nan, -torch.inf
+    dice = Dice(0, range(4), temperature)
+    dice.race(logits)
+    assert dice.overflowed == {1, 2, 3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import models
@@ -25,6 +27,7 @@ from sweep_cells import ODD, cell, slow, told
 import steerlens as sl
 from steerlens.errors import BadInputError, SteerLensError
 from steerlens.evaluation import divergence
+from steerlens.evaluation.fingerprint import fingerprint, model_fingerprint
 from steerlens.evaluation.sweeps import steering_sweep, sweep
 from steerlens.evaluation.tasks import Neutral
 
@@ -393,3 +396,57 @@ def test_a_steering_sweep_knows_its_file(host: str, tmp_path: Path) -> None:
             once(make, task, coeffs=coeffs)
     with pytest.raises(BadInputError, match="A lambda has no name"):
         sweep(lambda x: {"y": x}, {"x": [1]}, path=tmp_path / "other")
+
+
+@pytest.mark.parametrize("host", hosts())
+def test_any_entry_of_a_weight_changes_a_model(host: str) -> None:
+    model = tiny("llama", host)
+    before = model_fingerprint(model)
+    assert model_fingerprint(tiny("llama", host)) == before
+    for weight in torch.nn.Module.parameters(model):
+        entries = weight.data.view(-1)
+        kept = entries.clone()
+        entries[[0, -1]] = entries[[-1, 0]]  # neither sum nor norm tells
+        assert model_fingerprint(model) != before or kept[0] == kept[-1]
+        entries.copy_(kept)
+    assert model_fingerprint(model) == before
+
+
+class Slotted:
+    __slots__ = ("words",)
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def judge(self, prompt: str, text: str) -> float:
+        return float(self.words in text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.float32(0.5), np.float32(0.25)),
+        (np.arange(3), np.arange(3) + 1),
+        (pd.DataFrame({"a": [1, 2]}), pd.DataFrame({"a": [1, 3]})),
+        (re.compile("good"), re.compile("bad")),
+        (re.compile("good"), re.compile("good", re.IGNORECASE)),
+        (partial(cell, layer=1), partial(cell, layer=2)),
+        (Slotted("good"), Slotted("bad")),
+        (Slotted("good").judge, Slotted("bad").judge),
+        (torch.float32, torch.float16),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_fingerprint_tells_values_apart(one: Any, other: Any) -> None:
+    assert fingerprint(one) == fingerprint(one) != fingerprint(other)
+
+
+def test_what_no_fingerprint_can_tell_apart_is_refused() -> None:
+    assert fingerprint(np.float64(0.5), torch.Tensor) == fingerprint(0.5, torch.Tensor)
+    endless: list[Any] = []
+    endless.append(endless)
+    for value in (Lock(), (each for each in "ab")):
+        with pytest.raises(BadInputError, match="cannot be told from another"):
+            fingerprint({"in it": value})
+    with pytest.raises(BadInputError, match="holds itself"):
+        fingerprint(endless)

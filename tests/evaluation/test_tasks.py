@@ -6,6 +6,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -348,6 +349,23 @@ def test_what_is_no_task_is_refused(model: Any) -> None:
         MultipleChoice("choice", ITEMS).scores(model, None, [])
     with pytest.raises(BadInputError, match="Item 0 has no prompt"):
         scoring.log_probability(model, [sl.text.Encoded((5, 6), 0)])
+
+
+def unchecked(right: Any) -> Choice:
+    """A choice as a notebook makes it, where no type checker looks on."""
+    made = object.__new__(Choice)
+    for name, value in {"prompt": "a", "options": [" b", " c"], "right": right}.items():
+        object.__setattr__(made, name, value)
+    made.__post_init__()
+    return made
+
+
+@pytest.mark.parametrize("right", [1, [True, 1], {1}, torch.tensor([1]), np.arange(1, 2)])
+def test_places_of_right_options_are_plain_numbers(right: Any) -> None:
+    assert repr(unchecked(right)) == repr(Choice("a", [" b", " c"], [1]))
+    for wrong in (" c", 0.5, [1.0], None):
+        with pytest.raises(BadInputError, match="Give the places of its right options"):
+            unchecked(wrong)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,14 @@ def test_one_item_has_no_interval_and_seeds_are_no_items() -> None:
     assert told(views.layer_sweep(pandas.DataFrame(rows * 5, columns=columns))) == once
 
 
+def test_seeds_and_words_are_no_measures() -> None:
+    wanted = told(views.dose_response(MEANS))
+    seeds = pandas.concat([MEANS.assign(seed=seed, note="a run", best=None) for seed in (0, 1)])
+    assert told(views.dose_response(seeds)) == wanted
+    with pytest.raises(BadInputError, match="as numbers"):
+        views.dose_response(seeds.drop(columns=["score", "kl"]))
+
+
 @pytest.mark.parametrize("each_item", [False, True])
 def test_a_real_sweep_is_drawn(each_item: bool) -> None:
     model = load_model()

@@ -315,6 +315,10 @@ def test_fronts_join_what_no_point_dominates_from_left_to_right() -> None:
 def test_axes_and_labels() -> None:
     assert Axis.over([3.0, 3.0], 0, 10)(3.0) == 5.0
     assert Axis.over([], 0, 10).ticks[0] == 0.0
+    for size in (1e-300, 1e-11, 1.0, 1e12, 1e300):
+        ticks = Axis.over([0.0, 0.97 * size], 0, 10).ticks
+        assert [tick / size for tick in ticks] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert "direct: +1e−11" in views.waterfall({"direct": 1e-11, "heads": -3e-12}).static
     placed = spread([5.0, 5.0, 6.0, 90.0], 15.0)
     assert all(b - a >= 15 for a, b in pairwise(placed))
     assert heat_map(np.array([[np.nan, -1.0]]), 1.0).startswith("data:image/png")
