@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jaxtyping import Int
 from torch import Tensor
 
-from steerlens.errors import BadInputError, HookError
+from steerlens.errors import BadInputError, HookError, warn
 from steerlens.host import Host, check_read, check_written, layer_of
 from steerlens.interventions import Expression, in_turn, leaves, read_elsewhere
 from steerlens.passes import following
@@ -58,7 +57,7 @@ def running(
                 trace.finish(clock)
         _check_fired(session)
         if not may_miss and not clock.serial:
-            warnings.warn("No pass was run while the steering was on.", stacklevel=3)
+            warn("No pass was run while the steering was on.")
         elif not may_miss:
             _check_picked(session)
             _check_opened(session)
@@ -74,7 +73,7 @@ def _check_fired(session: Session) -> None:
         if session.fired.get(name, 0) >= session.clock.reached.get(layer, 0):
             continue
         if watched is None:  # the pass may have stopped short of it
-            warnings.warn(f"Hook point {name!r} did not fire in the last pass.", stacklevel=4)
+            warn(f"Hook point {name!r} did not fire in the last pass.")
         elif name in session.fired:
             raise HookError(
                 f"Hook point {name!r} fell silent: its layer ran again without our hook. Was "
@@ -94,10 +93,7 @@ def _check_picked(session: Session) -> None:
             continue
         if isinstance(selector, Span):
             raise BadInputError(f"Positions {selector!r} lie past every text: nothing was steered.")
-        warnings.warn(
-            f"Positions {selector!r} picked no token: nothing was steered. {missed(selector)}",
-            stacklevel=4,
-        )
+        warn(f"Positions {selector!r} picked no token: nothing was steered. {missed(selector)}")
 
 
 def _check_order(session: Session) -> None:
@@ -110,10 +106,9 @@ def _check_order(session: Session) -> None:
         late = [reached.index(name) for name in first if name in session.fired]
         early = [reached.index(name) for name in second if name in session.fired]
         if late and early and min(early) < max(late):
-            warnings.warn(
+            warn(
                 f"In `{reached[max(late)]} >> {reached[min(early)]}` the second comes first in "
-                "the pass: it does not see what the first wrote. `+` says what happens.",
-                stacklevel=4,
+                "the pass: it does not see what the first wrote. `+` says what happens."
             )
 
 
@@ -122,15 +117,17 @@ def _check_opened(session: Session) -> None:
     for each in session.acting.values():
         ran = each.leaf.hook_name in session.fired
         if ran and each.opened is not None and not each.opened:
-            warnings.warn(f"The gate of {each.leaf!r} never opened.", stacklevel=4)
+            warn(
+                f"The gate of {each.leaf!r} never opened: nothing was steered there. That is right "
+                "if it should open for none of these texts."
+            )
 
 
 def _check_overflow(session: Session) -> None:
     """Warn of hook points where what was written does not fit float16."""
     for name, overflowed in session.overflowed.items():
         if bool(overflowed):
-            warnings.warn(
+            warn(
                 f"What was written at {name!r} overflowed float16 and became infinite. Lower the "
-                "strength, or load the model in bfloat16 or float32.",
-                stacklevel=4,
+                "strength, or load the model in bfloat16 or float32."
             )

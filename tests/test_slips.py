@@ -82,11 +82,16 @@ e.at_equal_dose(m, {"mean": d}, task, ["One day"])  #> Give a steering, such as 
 e.at_equal_dose(m, sl.add(d), task, ["One day"])    #> Give steerings by name
 e.sweep(max, {"x": 3})                              #> are 3 alone
 e.Continuation("x", "One day", len)                 #> is given one text
+sl.add(d).on(m)("One day")                          #> Enter it: `with steering.on\\(model\\):`
+sl.add(d).on(m).generate("One day")                 #> Write `with steering.on\\(model\\):`
+sl.add(d).trace(m).texts                            #> Write `with steering.trace\\(model\\) as
+sl.views.tokens(sl.add(d).trace(m))                 #> no .texts. here: it belongs to what
+sl.add(d).__enter__()                               #> Write `with steering.on\\(model\\):`
 sl.report(sl.add(d), "a.html")                      #> where the report goes; got Steering
 """
 
 PRELUDE = """
-import contextlib, re, sys, warnings
+import re, sys, warnings
 import torch
 sys.path.insert(0, TESTS)
 from models import D_MODEL, hosts, random_rows, tiny
@@ -105,7 +110,7 @@ def run(self):
     with self as model:
         model(random_rows([6])[0][None])
 
-contextlib._GeneratorContextManager.run = run
+sl.waiting.Waiting.run = run
 warnings.simplefilter("error")
 for line in SLIPS.strip().splitlines():
     code, wanted = line.split("#>")

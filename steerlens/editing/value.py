@@ -22,6 +22,7 @@ from steerlens.host import Host
 from steerlens.provenance import Allow
 from steerlens.steering import Steering
 from steerlens.text import Item
+from steerlens.waiting import waits
 
 if TYPE_CHECKING:
     import pandas
@@ -113,6 +114,7 @@ class Edit:
         """
         return apply(self.factors, self.gates, self.embeddings, model, self.provenance)
 
+    @waits("with edit.applied(model):")
     @contextmanager
     def applied(self, model: Host) -> Iterator[Host]:
         """Edit the weights for the length of a `with` block, and restore every bit after it."""

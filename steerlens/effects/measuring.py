@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -18,7 +17,7 @@ from steerlens.effects.decomposition import parts
 from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.effects.responses import Responses, responses
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, warn
 from steerlens.host import Host, device_of, hook_name
 from steerlens.moments import Moments
 from steerlens.rows import at_rows
@@ -110,11 +109,10 @@ def _warn_of_rest(sink: _Sink) -> None:
     size = sum(float(each.mean.abs().sum()) for each in found.values())
     rest = float(found["elsewhere"].mean)
     if abs(rest) > 0.01 * size:
-        warnings.warn(
+        warn(
             f"{rest:+.3g} of the change is in no part: the steering writes inside a norm or behind "
             "it, or the model has something there that parts do not know. It stands under "
-            "'elsewhere'. Steer the stream, attn_out, mlp_out, z or mlp_post to have parts of it.",
-            stacklevel=3,
+            "'elsewhere'. Steer the stream, attn_out, mlp_out, z or mlp_post to have parts of it."
         )
 
 
