@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from jaxtyping import Int
 from torch import Tensor
 
 from steerlens.errors import BadInputError, HookError, warn
 from steerlens.host import Host, check_read, check_written, layer_of
-from steerlens.interventions import Expression, in_turn, leaves, read_elsewhere
+from steerlens.interventions import Expression, Group, leaves, read_elsewhere
 from steerlens.passes import following
 from steerlens.positions import Span, missed
+from steerlens.provenance import strange
 from steerlens.session import Session
 from steerlens.trace import Trace
 
 
 def check_writable(expression: Expression, model: Host) -> None:
-    """Raise UnknownNameError or HookError on a hook point that cannot be steered."""
+    """Raise UnknownNameError or HookError on a hook point that cannot be steered.
+
+    Warns of what was made on another model, by name: a few microseconds.
+    """
     if not hasattr(model, "hook_dict"):
         raise BadInputError(
             f"A steering runs on a HookedTransformer or a TransformerBridge; got "
             f"{type(model).__name__}. Load the model first."
         )
+    for leaf in leaves(expression):
+        if other := strange(model, leaf.sources):
+            warn(
+                f"{leaf!r} {other}: a direction is a claim about one model. Make one on this model."
+            )
+            break
     for name in dict.fromkeys(leaf.hook_name for leaf in leaves(expression)):
         check_written(model, name)
     for name in dict.fromkeys(read_elsewhere(expression)):
@@ -102,7 +113,7 @@ def _check_order(session: Session) -> None:
     Points are written as the pass comes to them, whatever the order of the formula.
     """
     reached = list(session.fired)
-    for first, second in in_turn(session.expression):
+    for first, second in _in_turn(session.expression):
         late = [reached.index(name) for name in first if name in session.fired]
         early = [reached.index(name) for name in second if name in session.fired]
         if late and early and min(early) < max(late):
@@ -110,6 +121,16 @@ def _check_order(session: Session) -> None:
                 f"In `{reached[max(late)]} >> {reached[min(early)]}` the second comes first in "
                 "the pass: it does not see what the first wrote. `+` says what happens."
             )
+
+
+def _in_turn(expression: Expression) -> Iterator[tuple[set[str], set[str]]]:
+    """Yield the hook points of each two parts that act one after the other."""
+    if isinstance(expression, Group):
+        names = [{leaf.hook_name for leaf in leaves(part)} for part in expression.parts]
+        if expression.in_turn:
+            yield from pairwise(names)
+        for part in expression.parts:
+            yield from _in_turn(part)
 
 
 def _check_opened(session: Session) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from steerlens.effects import Effect, Mediation
 from steerlens.errors import BadInputError
 from steerlens.evaluation import Comparison, EqualDose
 from steerlens.methods.adaptation import Adaptation
+from steerlens.provenance import provenances
 from steerlens.trace import Trace
 from steerlens.views.adapting import shares, trajectory
 from steerlens.views.causes import attribution_map, effect_map, flow, mediation_map
@@ -86,28 +86,8 @@ def _sections(value: object) -> list[Section]:
 
 def _made_on(values: object) -> list[str]:
     """What models, and how, the values say they were made on, each once."""
-    found = dict.fromkeys(_told(each) for each in _provenances(values, set()))
+    found = dict.fromkeys(_told(each) for each in provenances(values))
     return [each for each in found if each]
-
-
-def _provenances(value: object, seen: set[int]) -> Iterator[Mapping[str, str]]:
-    """Every provenance inside a value."""
-    if id(value) in seen or isinstance(value, str):
-        return
-    seen.add(id(value))
-    if is_dataclass(value) and not isinstance(value, type):
-        for each in fields(value):
-            part = getattr(value, each.name)
-            if each.name == "provenance" and isinstance(part, Mapping):
-                yield part
-            else:
-                yield from _provenances(part, seen)
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _provenances(part, seen)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _provenances(part, seen)
 
 
 def _told(provenance: Mapping[str, str]) -> str:
