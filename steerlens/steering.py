@@ -223,6 +223,18 @@ def together(parts: Sequence[Expression]) -> Steering:
     return Steering(parts[0] if len(parts) == 1 else Group(tuple(parts)))
 
 
+def check_steering(value: object) -> None:
+    """Raise BadInputError on what is no steering.
+
+    >>> check_steering(steering)
+    """
+    if not isinstance(value, Steering):
+        raise BadInputError(
+            f"A steering goes here; got a {type(value).__name__}. sl.add(direction) makes one of a "
+            "direction."
+        )
+
+
 class _Untold(Session):
     """Callbacks for a pass whose tokens nobody told: each firing is taken as a whole text."""
 

@@ -70,6 +70,12 @@ sl.add(d).layers([1])                               #> as numbers: layers\\(3, 4
 sl.add(d).on("gpt2").run()                          #> Load the model first
 sl.add(d).on(m, prompt_lengths=[0]).run()           #> one whole number a row
 sl.add(d).on(m, prompt_lengths=4).run()             #> one whole number a row
+sl.compare(sl.add(d), m, ["One day"])               #> a Steering. The model comes first: compare
+sl.compare(m, d, ["One day"])                       #> A steering goes here; got a Direction
+sl.views.heads(m, d, "One day", 1)                  #> A steering goes here; got a Direction
+e.dose(sl.add(d), m, ["One day"])                   #> got a Steering. The model comes first
+task.scores(m, d)                                   #> A steering goes here; got a Direction
+task.scores(sl.add(d), m)                           #> got a Steering. The model comes first
 sl.compare(m, sl.add(d), "One day")                 #> give a list of prompts
 sl.Basis.of(d, d2)                                  #> Basis.of\\(\\[a, b\\]\\)
 sl.Basis.of([d.vector])                             #> made of directions

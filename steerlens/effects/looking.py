@@ -15,14 +15,13 @@ from torch import Tensor
 from steerlens.cards import count
 from steerlens.components import components
 from steerlens.effects.decomposition import read_in_heads, read_through
-from steerlens.effects.measuring import check_steering
 from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
 from steerlens.passes import one_pass
 from steerlens.running import running
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Batch, Item, encode, pad, token_strings
 
 

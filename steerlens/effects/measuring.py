@@ -21,7 +21,7 @@ from steerlens.errors import BadInputError, warn
 from steerlens.host import Host, device_of, hook_name
 from steerlens.moments import Moments
 from steerlens.rows import at_rows
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Encoded, Item, batches, encode
 
 
@@ -85,15 +85,6 @@ def effect(
         parts=sink.of("parts", "whole", *SUMMED, "neurons"),
         responses=sink.of("responses", *(each.name for each in fields(Responses))),
     )
-
-
-def check_steering(steering: Steering) -> None:
-    """Raise BadInputError on what is no steering."""
-    if not isinstance(steering, Steering):
-        raise BadInputError(
-            f"An effect is that of a steering; got a {type(steering).__name__}. sl.add(direction) "
-            "makes one of a direction."
-        )
 
 
 def encoded_prompts(model: Host, prompts: Sequence[Item]) -> list[Encoded]:

@@ -17,7 +17,7 @@ from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.host import FwdHooks, Host, check_read, device_of, hook_name, split_name
 from steerlens.passes import one_pass
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Item, encode, pad, token_strings
 from steerlens.trace import Trace
 from steerlens.views.attention import attention
@@ -154,6 +154,7 @@ def heads(
     'AttentionHeads'
     """
     encoded = encode(model, item)
+    check_steering(steering)
     base = _pattern(model, encoded, layer)
     with steering.on(model):
         steered = _pattern(model, encoded, layer)
