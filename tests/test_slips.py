@@ -74,6 +74,7 @@ sl.compare(sl.add(d), m, ["One day"])               #> a Steering. The model com
 sl.compare(m, d, ["One day"])                       #> A steering goes here; got a Direction
 sl.views.heads(m, d, "One day", 1)                  #> A steering goes here; got a Direction
 e.dose(sl.add(d), m, ["One day"])                   #> got a Steering. The model comes first
+sl.demo.load_model("a/folder")                      #> load_model\\(folder=...\\)
 task.scores(m, d)                                   #> A steering goes here; got a Direction
 task.scores(sl.add(d), m)                           #> got a Steering. The model comes first
 sl.compare(m, sl.add(d), "One day")                 #> give a list of prompts
@@ -83,6 +84,8 @@ sl.Contrast.from_pairs(["a", "b"])                  #> Pairs are
 sl.find_directions(m, [("a", "b")])                 #> found in a Contrast
 sl.Direction(d.hook_name, [1.0])                    #> is a tensor
 sl.calibrate(m, sl.add(d), ["One day"])             #> calibrate\\(steering, model, prompts
+sl.steer2edit(m, c, sl.add(d))                      #> give the direction that it was made from
+sl.steer2edit(m, c, directions=d)                   #> takes no 'directions'. Nearest: 'direction'
 sl.calibrate(d, m, ["One day"])                     #> sl.add makes a steering
 e.at_equal_dose(m, {"mean": d}, task, ["One day"])  #> Give a steering, such as sl.add
 e.at_equal_dose(m, sl.add(d), task, ["One day"])    #> Give steerings by name

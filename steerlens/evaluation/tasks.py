@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -167,7 +167,7 @@ class Neutral:
         return Scores(-divergence(model, steering, items, coeffs, batch_tokens=room))
 
 
-def told(task: Task, noun: str, how: str) -> str:
+def told(task: Any, noun: str, how: str) -> str:
     """Return a task in one line: its kind, name, size, and how it scores.
 
     >>> told(Neutral("plain", ["a day"]), "text", "kl")
