@@ -120,7 +120,7 @@ class Contrast:
         """What it holds, in words: "64 pairs"."""
         if self.paired:
             return count(len(self), "pair")
-        return f"{len(self.positive)} positive, {len(self.negative)} negative"
+        return f"{len(self.positive)} positive, {len(self.negative)} negative, unpaired"
 
     @cached_property
     def digest(self) -> str:

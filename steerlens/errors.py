@@ -1,9 +1,12 @@
-"""Errors written for a person at a notebook: the fact, its context, the remedy."""
+"""Errors and warnings for a person at a notebook: the fact, its context, the remedy."""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class SteerLensError(Exception):
@@ -28,6 +31,25 @@ class UnknownNameError(SteerLensError, KeyError):
 
 class HookError(SteerLensError, RuntimeError):
     """A hook point that never fired, or fired where it should not have."""
+
+
+class NotEnteredError(SteerLensError, AttributeError):
+    """An attribute of what `with` gives, asked of the block before it."""
+
+
+def warn(message: str) -> None:
+    """Warn at the user's own line: frames of SteerLens, and of what wraps them, are left out."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _room(frame.f_globals) in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+_OURS = ("steerlens", "contextlib", "jaxtyping")
+
+
+def _room(names: dict[str, Any]) -> str:
+    return str(names.get("__name__")).partition(".")[0]
 
 
 def nearest(name: str, names: Iterable[str], count: int = 4) -> str:

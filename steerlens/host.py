@@ -209,7 +209,12 @@ def token_id(model: Host, which: str) -> int | None:
 
 
 def need_tokenizer(model: Host, what: str) -> Any:
-    """Return the model's tokenizer, or raise naming what needed it."""
+    """Return the model's tokenizer, or raise naming what needed it, or what is no model."""
+    if not hasattr(model, "tokenizer"):
+        raise BadInputError(
+            f"A model goes here, a HookedTransformer or a TransformerBridge; got a "
+            f"{type(model).__name__}. The model comes first: compare(model, steering, prompts)."
+        )
     if model.tokenizer is None:
         raise BadInputError(
             f"{what} needs a tokenizer and the model has none. Give token ids (a tensor or a "

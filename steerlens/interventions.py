@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.positions import Selector
+from steerlens.provenance import provenances
 from steerlens.signals import (
     Constant,
     Function,
@@ -70,6 +70,11 @@ class Intervention:
     def steady(self) -> bool:
         """Whether its strength is known before any pass."""
         return fixed(self.coeff) and fixed(self.gate)
+
+    @cached_property
+    def sources(self) -> tuple[Mapping[str, str], ...]:
+        """What it and its parts say that they were made on, each model's name once."""
+        return tuple({each.get("model", ""): each for each in provenances(self)}.values())
 
     @cached_property
     def limits(self) -> tuple[float, float] | None:
@@ -143,16 +148,6 @@ def read_elsewhere(expression: Expression) -> Iterator[str]:
             yield leaf.reads
         for each in (leaf.coeff, leaf.gate):
             yield from hook_points(each)
-
-
-def in_turn(expression: Expression) -> Iterator[tuple[set[str], set[str]]]:
-    """Yield the hook points of each two parts that act one after the other."""
-    if isinstance(expression, Group):
-        names = [{leaf.hook_name for leaf in leaves(part)} for part in expression.parts]
-        if expression.in_turn:
-            yield from pairwise(names)
-        for part in expression.parts:
-            yield from in_turn(part)
 
 
 def mapped(expression: Expression, change: Callable[[Intervention], Intervention]) -> Expression:

@@ -6,7 +6,9 @@ A direction is a claim about one model: its weights, how they were processed, on
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -102,13 +104,8 @@ def check_same_model(
     """
     meant, own = allowed(allow or ()), provenance(model)
     way = "." if allow is None else '; allow="{}" loads it all the same.'
-    names = [Path(each.get("model", "")).name for each in (made_on, own)]
-    told = all(name not in ("", "unknown", "custom", "None") for name in names)
-    if told and names[0] != names[1] and "model" not in meant:
-        raise BadInputError(
-            f"{what} was made on {names[0]!r}, and this model is {names[1]!r}. Make one on this "
-            f"model{way.format('model')}"
-        )
+    if (other := strange(model, [made_on])) and "model" not in meant:
+        raise BadInputError(f"{what} {other}. Make one on this model{way.format('model')}")
     for key, noun in (("weights", "weights"), ("writers", "weights whose writers are")):
         here = own.get(key, "")
         if made_on.get(key, here) != here and here and "weights" not in meant:
@@ -116,6 +113,52 @@ def check_same_model(
                 f"{what} was made on {noun} {made_on[key]}, and this model has {noun} {here}. "
                 f"Load the model the same way{way.format('weights')}"
             )
+
+
+def strange(model: Host, sources: Iterable[Mapping[str, str]]) -> str:
+    """Return in words which other model a provenance names, of several the first; "" if none does.
+
+    By the last part of its name; where either has none, nothing is said.
+
+    >>> strange(model, [{"model": "gpt2"}])
+    "was made on 'gpt2', and this model is 'steerling'"
+    """
+    own = _named(getattr(model.cfg, "model_name", ""))
+    for source in sources:
+        name = _named(source.get("model", ""))
+        if own and name and name != own:
+            return f"was made on {name!r}, and this model is {own!r}"
+    return ""
+
+
+@lru_cache(maxsize=256)
+def _named(name: str | None) -> str:
+    """The last part of a model's name, "" where it is none."""
+    last = Path(str(name)).name
+    return "" if last in ("unknown", "custom", "None") else last
+
+
+def provenances(value: object, seen: set[int] | None = None) -> Iterator[Mapping[str, str]]:
+    """Yield every provenance inside a value, and what a table says of itself."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, str):
+        return
+    seen.add(id(value))
+    if isinstance(getattr(value, "attrs", None), Mapping):  # a table of pandas
+        yield value.attrs  # type: ignore[attr-defined]
+    elif is_dataclass(value) and not isinstance(value, type):
+        for each in fields(value):
+            part = getattr(value, each.name)
+            if each.name == "provenance" and isinstance(part, Mapping):
+                yield part
+            else:
+                yield from provenances(part, seen)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from provenances(part, seen)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from provenances(part, seen)
 
 
 def allowed(allow: Allow) -> set[str]:

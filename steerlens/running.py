@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from jaxtyping import Int
 from torch import Tensor
 
-from steerlens.errors import BadInputError, HookError
+from steerlens.errors import BadInputError, HookError, warn
 from steerlens.host import Host, check_read, check_written, layer_of
-from steerlens.interventions import Expression, in_turn, leaves, read_elsewhere
+from steerlens.interventions import Expression, Group, leaves, read_elsewhere
 from steerlens.passes import following
 from steerlens.positions import Span, missed
+from steerlens.provenance import strange
 from steerlens.session import Session
 from steerlens.trace import Trace
 
 
 def check_writable(expression: Expression, model: Host) -> None:
-    """Raise UnknownNameError or HookError on a hook point that cannot be steered."""
+    """Raise UnknownNameError or HookError on a hook point that cannot be steered.
+
+    Warns of what was made on another model, by name: a few microseconds.
+    """
     if not hasattr(model, "hook_dict"):
         raise BadInputError(
             f"A steering runs on a HookedTransformer or a TransformerBridge; got "
             f"{type(model).__name__}. Load the model first."
         )
+    for leaf in leaves(expression):
+        if other := strange(model, leaf.sources):
+            warn(
+                f"{leaf!r} {other}: a direction is a claim about one model. Make one on this model."
+            )
+            break
     for name in dict.fromkeys(leaf.hook_name for leaf in leaves(expression)):
         check_written(model, name)
     for name in dict.fromkeys(read_elsewhere(expression)):
@@ -58,7 +68,7 @@ def running(
                 trace.finish(clock)
         _check_fired(session)
         if not may_miss and not clock.serial:
-            warnings.warn("No pass was run while the steering was on.", stacklevel=3)
+            warn("No pass was run while the steering was on.")
         elif not may_miss:
             _check_picked(session)
             _check_opened(session)
@@ -74,7 +84,7 @@ def _check_fired(session: Session) -> None:
         if session.fired.get(name, 0) >= session.clock.reached.get(layer, 0):
             continue
         if watched is None:  # the pass may have stopped short of it
-            warnings.warn(f"Hook point {name!r} did not fire in the last pass.", stacklevel=4)
+            warn(f"Hook point {name!r} did not fire in the last pass.")
         elif name in session.fired:
             raise HookError(
                 f"Hook point {name!r} fell silent: its layer ran again without our hook. Was "
@@ -94,10 +104,7 @@ def _check_picked(session: Session) -> None:
             continue
         if isinstance(selector, Span):
             raise BadInputError(f"Positions {selector!r} lie past every text: nothing was steered.")
-        warnings.warn(
-            f"Positions {selector!r} picked no token: nothing was steered. {missed(selector)}",
-            stacklevel=4,
-        )
+        warn(f"Positions {selector!r} picked no token: nothing was steered. {missed(selector)}")
 
 
 def _check_order(session: Session) -> None:
@@ -106,15 +113,24 @@ def _check_order(session: Session) -> None:
     Points are written as the pass comes to them, whatever the order of the formula.
     """
     reached = list(session.fired)
-    for first, second in in_turn(session.expression):
+    for first, second in _in_turn(session.expression):
         late = [reached.index(name) for name in first if name in session.fired]
         early = [reached.index(name) for name in second if name in session.fired]
         if late and early and min(early) < max(late):
-            warnings.warn(
+            warn(
                 f"In `{reached[max(late)]} >> {reached[min(early)]}` the second comes first in "
-                "the pass: it does not see what the first wrote. `+` says what happens.",
-                stacklevel=4,
+                "the pass: it does not see what the first wrote. `+` says what happens."
             )
+
+
+def _in_turn(expression: Expression) -> Iterator[tuple[set[str], set[str]]]:
+    """Yield the hook points of each two parts that act one after the other."""
+    if isinstance(expression, Group):
+        names = [{leaf.hook_name for leaf in leaves(part)} for part in expression.parts]
+        if expression.in_turn:
+            yield from pairwise(names)
+        for part in expression.parts:
+            yield from _in_turn(part)
 
 
 def _check_opened(session: Session) -> None:
@@ -122,15 +138,17 @@ def _check_opened(session: Session) -> None:
     for each in session.acting.values():
         ran = each.leaf.hook_name in session.fired
         if ran and each.opened is not None and not each.opened:
-            warnings.warn(f"The gate of {each.leaf!r} never opened.", stacklevel=4)
+            warn(
+                f"The gate of {each.leaf!r} never opened: nothing was steered there. That is right "
+                "if it should open for none of these texts."
+            )
 
 
 def _check_overflow(session: Session) -> None:
     """Warn of hook points where what was written does not fit float16."""
     for name, overflowed in session.overflowed.items():
         if bool(overflowed):
-            warnings.warn(
+            warn(
                 f"What was written at {name!r} overflowed float16 and became infinite. Lower the "
-                "strength, or load the model in bfloat16 or float32.",
-                stacklevel=4,
+                "strength, or load the model in bfloat16 or float32."
             )

@@ -28,6 +28,7 @@ from steerlens.interventions import (
     strength,
 )
 from steerlens.positions import Selector
+from steerlens.provenance import strange
 from steerlens.signals import Memory, Moment, fixed, looked_for
 from steerlens.trace import Trace
 from steerlens.transforms import Transform, moved
@@ -156,7 +157,8 @@ class Session:
             if name == place and unit not in (None, shape):
                 raise BadInputError(
                     f"{leaf.transform!r} has shape {unit} and does not fit {name!r}, whose "
-                    f"activations are {shape} a token. Use one made for that hook point."
+                    f"activations are {shape} a token. {_use(leaf, self.model)} made for that hook "
+                    "point."
                 )
             for held, read in (
                 each for part in (leaf.coeff, leaf.gate) for each in looked_for(part, place)
@@ -165,8 +167,9 @@ class Session:
                 if read == name and tuple(own.shape) != shape:
                     raise BadInputError(
                         f"{leaf!r} looks for {held.name!r}, of shape {tuple(own.shape)}, at "
-                        f"{name!r}, whose activations are {shape} a token. Use one found at that "
-                        "hook point, or read it where it was found: signal.at(hook_name)."
+                        f"{name!r}, whose activations are {shape} a token. "
+                        f"{_use(leaf, self.model)} found at that hook point, or read it where it "
+                        "was found: signal.at(hook_name)."
                     )
 
     def _leaf_change(self, leaf: Intervention, h: Tensor) -> Change:
@@ -198,6 +201,12 @@ class Session:
         if key not in self._known:
             self._known[key] = strength(moment, acting.leaf, mask)
         return self._known[key]
+
+
+def _use(leaf: Intervention, model: Host) -> str:
+    """What to do about a shape that does not fit, and whose it is where that is another model's."""
+    other = strange(model, leaf.sources)
+    return f"It {other}. Use one" if other else "Use one"
 
 
 def _wide(activation: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from jaxtyping import Int
@@ -31,6 +32,7 @@ from steerlens.running import check_writable, running
 from steerlens.session import Session
 from steerlens.signals import Value, product, signal
 from steerlens.trace import Trace
+from steerlens.waiting import waits
 
 PromptLengths = Sequence[int] | Int[Tensor, " batch"]
 
@@ -84,6 +86,7 @@ class Steering:
         clock.begin(ids if ids.ndim == 2 else ids[None], attention_mask=attention_mask)
         return Session(self.expression, model, clock).fwd_hooks()
 
+    @waits("with steering.on(model):")
     @contextmanager
     def on(self, model: Host, *, prompt_lengths: PromptLengths | None = None) -> Iterator[Host]:
         """Steer everything the model does inside the block: run, cache, generate.
@@ -96,6 +99,7 @@ class Steering:
         with running(self.expression, model, prompt_lengths=_lengths(prompt_lengths)):
             yield model
 
+    @waits("with steering.trace(model) as trace:")
     @contextmanager
     def trace(
         self, model: Host, *, prompt_lengths: PromptLengths | None = None, max_tokens: int = 50_000
@@ -111,6 +115,16 @@ class Steering:
         lengths = _lengths(prompt_lengths)
         with running(self.expression, model, prompt_lengths=lengths, trace=trace):
             yield trace
+
+    def __enter__(self) -> NoReturn:
+        """Raise BadInputError: a steering knows no model."""
+        raise BadInputError(
+            f"{self!r} is a value, on no model yet. Write `with steering.on(model):`, or "
+            "`with steering.trace(model) as trace:`."
+        )
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is ever entered."""
 
     def where(self, positions: Positions) -> Steering:
         """Return the steering at other positions, in place of those it had."""
@@ -207,6 +221,18 @@ def together(parts: Sequence[Expression]) -> Steering:
     True
     """
     return Steering(parts[0] if len(parts) == 1 else Group(tuple(parts)))
+
+
+def check_steering(value: object) -> None:
+    """Raise BadInputError on what is no steering.
+
+    >>> check_steering(steering)
+    """
+    if not isinstance(value, Steering):
+        raise BadInputError(
+            f"A steering goes here; got a {type(value).__name__}. sl.add(direction) makes one of a "
+            "direction."
+        )
 
 
 class _Untold(Session):

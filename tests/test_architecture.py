@@ -14,6 +14,7 @@ import steerlens
 ROOT = Path(steerlens.__file__).parent
 ORDER = [
     "errors",
+    "waiting",
     "records",
     "storage",
     "statistics",

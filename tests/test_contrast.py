@@ -28,7 +28,7 @@ def test_pairs_need_sides_of_one_length() -> None:
     with pytest.raises(BadInputError, match=r"2 positive and 1 negative.*paired=False"):
         Contrast(["a", "b"], ["c"], paired=True)
     assert not Contrast(["a", "b"], ["c"]).paired
-    assert repr(Contrast(["a", "b"], ["c"])) == "Contrast(2 positive, 1 negative)"
+    assert repr(Contrast(["a", "b"], ["c"])) == "Contrast(2 positive, 1 negative, unpaired)"
     assert repr(Contrast(["a"], ["b"])) == "Contrast(1 pair)"
 
 

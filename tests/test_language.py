@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import models
@@ -231,6 +232,30 @@ def test_a_block_without_a_pass_says_so(host: str) -> None:
         sl.add(direction()).on(tiny("llama", host)),
     ):
         pass
+
+
+@EACH_HOST
+def test_a_block_that_nobody_enters_says_so_at_the_users_line(host: str) -> None:
+    model, steering = tiny("llama", host), sl.add(direction())
+    with pytest.warns(UserWarning, match=r"never entered. Write `with steering.on") as told:
+        steering.on(model)
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="No pass was run") as told, steering.on(model):
+        pass
+    assert told[0].filename == __file__
+    waiting = steering.trace(model)
+    assert "enter it with" in repr(waiting)
+    assert not hasattr(waiting, "texts")
+    plain = model(TOKENS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ExitStack() as stack:
+            trace = stack.enter_context(waiting)
+            model(TOKENS)
+        around = steering.on(model)(lambda tokens: model(tokens))
+        assert not torch.equal(around(TOKENS), plain)
+        assert torch.equal(around(TOKENS), around(TOKENS))
+    assert len(trace.texts) == 1
 
 
 @EACH_HOST

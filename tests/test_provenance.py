@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from safetensors import safe_open
 import steerlens as sl
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.provenance import check_same_model, provenance
+from steerlens.signals import Cosine
 
 HOOK = "blocks.1.hook_resid_post"
 CONTRAST = sl.Contrast(["good", "happy"] * 4, ["bad", "sad"] * 4)
@@ -51,6 +53,33 @@ def test_what_a_found_direction_says(host: str) -> None:
     assert about["method"] == "mean_difference"
     assert "3 placebos, seed 0" in about["config"]
     assert about["positions"]
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("host", models.hosts())
+def test_steering_with_what_another_model_made_warns(host: str) -> None:
+    """In memory nothing is refused; both models are named, also where shapes do not fit."""
+    model = tiny("llama", host)
+    found = replace(direction(model), provenance={"model": "hub/gpt2"})
+    both = r"was made on 'gpt2', and this model is 'llama'"
+    gated = sl.add(replace(found, provenance={})).when(Cosine(found) > -2)
+    wide = replace(found, vector=torch.ones(7))
+    with renamed(model, "folder/llama"):
+        for steering in (sl.add(found), sl.ablate(found), gated):
+            with pytest.warns(UserWarning, match=both) as told, steering.on(model):
+                model("good")
+            assert [each.filename for each in told] == [__file__]
+            with pytest.warns(UserWarning, match=both):
+                steering.fwd_hooks(model, "good")
+        with pytest.raises(BadInputError, match=both), pytest.warns(UserWarning, match=both):
+            with sl.add(wide).on(model):
+                model("good")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, made_on in [("gpt2", "hub/gpt2"), ("", "gpt2"), ("custom", "gpt2"), ("a", None)]:
+            about = {} if made_on is None else {"model": made_on}
+            with renamed(model, name), sl.add(replace(found, provenance=about)).on(model):
+                model("good")
 
 
 @pytest.mark.host

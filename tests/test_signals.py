@@ -112,6 +112,7 @@ def test_rows_of_another_batch() -> None:
 def test_reprs_read_like_the_formula() -> None:
     assert repr(signal(0.12345)) == "0.123"
     assert repr(signal([1.0] * 9)) == "rows(9 values)"
+    assert repr(signal([0, 1, 2, 4, 8])) == "rows(0, 1, 2, 4, 8)"
     assert repr(product(signal([1.0, 2.0]), signal([1.0, 2.0]))) == "rows(1, 2) * rows(1, 2)"
     gate = (Cosine(D) > 0.2) & ~Probe(D)
     assert repr(gate) == "(cosine('d') > 0.2) * ~probe('d')"

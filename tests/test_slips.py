@@ -70,6 +70,13 @@ sl.add(d).layers([1])                               #> as numbers: layers\\(3, 4
 sl.add(d).on("gpt2").run()                          #> Load the model first
 sl.add(d).on(m, prompt_lengths=[0]).run()           #> one whole number a row
 sl.add(d).on(m, prompt_lengths=4).run()             #> one whole number a row
+sl.compare(sl.add(d), m, ["One day"])               #> a Steering. The model comes first: compare
+sl.compare(m, d, ["One day"])                       #> A steering goes here; got a Direction
+sl.views.heads(m, d, "One day", 1)                  #> A steering goes here; got a Direction
+e.dose(sl.add(d), m, ["One day"])                   #> got a Steering. The model comes first
+sl.demo.load_model("a/folder")                      #> load_model\\(folder=...\\)
+task.scores(m, d)                                   #> A steering goes here; got a Direction
+task.scores(sl.add(d), m)                           #> got a Steering. The model comes first
 sl.compare(m, sl.add(d), "One day")                 #> give a list of prompts
 sl.Basis.of(d, d2)                                  #> Basis.of\\(\\[a, b\\]\\)
 sl.Basis.of([d.vector])                             #> made of directions
@@ -77,16 +84,23 @@ sl.Contrast.from_pairs(["a", "b"])                  #> Pairs are
 sl.find_directions(m, [("a", "b")])                 #> found in a Contrast
 sl.Direction(d.hook_name, [1.0])                    #> is a tensor
 sl.calibrate(m, sl.add(d), ["One day"])             #> calibrate\\(steering, model, prompts
+sl.steer2edit(m, c, sl.add(d))                      #> give the direction that it was made from
+sl.steer2edit(m, c, directions=d)                   #> takes no 'directions'. Nearest: 'direction'
 sl.calibrate(d, m, ["One day"])                     #> sl.add makes a steering
 e.at_equal_dose(m, {"mean": d}, task, ["One day"])  #> Give a steering, such as sl.add
 e.at_equal_dose(m, sl.add(d), task, ["One day"])    #> Give steerings by name
 e.sweep(max, {"x": 3})                              #> are 3 alone
 e.Continuation("x", "One day", len)                 #> is given one text
+sl.add(d).on(m)("One day")                          #> Enter it: `with steering.on\\(model\\):`
+sl.add(d).on(m).generate("One day")                 #> Write `with steering.on\\(model\\):`
+sl.add(d).trace(m).texts                            #> Write `with steering.trace\\(model\\) as
+sl.views.tokens(sl.add(d).trace(m))                 #> no .texts. here: it belongs to what
+sl.add(d).__enter__()                               #> Write `with steering.on\\(model\\):`
 sl.report(sl.add(d), "a.html")                      #> where the report goes; got Steering
 """
 
 PRELUDE = """
-import contextlib, re, sys, warnings
+import re, sys, warnings
 import torch
 sys.path.insert(0, TESTS)
 from models import D_MODEL, hosts, random_rows, tiny
@@ -105,7 +119,7 @@ def run(self):
     with self as model:
         model(random_rows([6])[0][None])
 
-contextlib._GeneratorContextManager.run = run
+sl.waiting.Waiting.run = run
 warnings.simplefilter("error")
 for line in SLIPS.strip().splitlines():
     code, wanted = line.split("#>")

@@ -32,7 +32,8 @@ def aims(
     if not isinstance(direction, Direction | Directions):
         raise BadInputError(
             f"Components are scored along a Direction or Directions; got "
-            f"{type(direction).__name__}. Direction('resid_post', vector) makes one of a tensor."
+            f"{type(direction).__name__}. Direction('resid_post', vector) makes one of a tensor; "
+            "of a steering, give the direction that it was made from."
         )
     width = int(parts.model.cfg.d_model)
     return {place: _unit(_at(direction, place), width) for place in wanted}

@@ -23,7 +23,7 @@ _NEUTRAL["auc"] = 0.5
 _BLOCKS = ("attn", "mlp")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Scores:
     """The scores of every head, or of every neuron, each (layer, unit)."""
 
@@ -53,6 +53,12 @@ class Scores:
         shapes = {tuple(each.shape) for each in vars(self).values() if each is not None}
         if len(shapes) > 1:
             raise BadInputError(f"Scores are (layer, unit) each; got {sorted(shapes)}.")
+
+    def __repr__(self) -> str:
+        """Return the size, and which scores there are."""
+        layers, units = self.auc.shape
+        names = ", ".join(name for name, each in vars(self).items() if each is not None)
+        return f"Scores({count(layers, 'layer')} of {units}: {names})"
 
 
 SCORES: tuple[str, ...] = tuple(each.name for each in fields(Scores))

@@ -20,8 +20,8 @@ from steerlens.evaluation.tables import is_table
 from steerlens.formats import from_gguf, gguf
 from steerlens.formats.control_vectors import ARCHITECTURE
 from steerlens.host import split_name
+from steerlens.provenance import provenances
 from steerlens.views.page import Html
-from steerlens.views.report import provenances
 
 _QUALITY = ("held-out AUC", "placebo to", "effect", "halves", "rank")
 """Beside the AUC the highest of placebos' bands; the cosine of the directions of two halves."""

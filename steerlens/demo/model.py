@@ -40,7 +40,8 @@ def load_model(host: HostName = "auto", folder: str | Path | None = None) -> Any
         return _bridge(place)
     if host != "hooked_transformer":
         raise BadInputError(
-            f"There is no host {host!r}. Use 'auto', 'hooked_transformer' or 'bridge'."
+            f"There is no host {host!r}. Use 'auto', 'hooked_transformer' or 'bridge'; another "
+            "model's folder goes by name: load_model(folder=...)."
         )
     if not old:
         raise BadInputError("TransformerLens 4 has no HookedTransformer. Use host='bridge'.")

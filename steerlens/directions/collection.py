@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from steerlens.cards import count, interval, number, table_card
 from steerlens.directions.direction import Direction
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import hook_name, split_name
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +59,22 @@ class Directions(Mapping[str, Direction]):
             )
         return max(self.found.values(), key=lambda direction: getattr(direction.quality, by))
 
+    def frame(self) -> pandas.DataFrame:
+        """Return a table, a line a direction, in the order of the model.
+
+        Columns: `hook_name`, `layer`, `name`, `norm`, and of its held-out quality, missing where it
+        was not measured: `auc`, `auc_low`, `auc_high` (its interval), `effect_size`, `placebo_low`,
+        `placebo_high` (the band of shuffled labels), `random_low`, `random_high` (that of random
+        directions), `rank`, `beyond_placebo`.
+
+        >>> directions.frame().columns[:4].tolist()
+        ['hook_name', 'layer', 'name', 'norm']
+        """
+        import pandas
+
+        table = pandas.DataFrame([_line(each) for each in self.found.values()])
+        return table.astype({"layer": "Int64", "rank": "Int64", "beyond_placebo": "boolean"})
+
     def __repr__(self) -> str:
         """Return a line a direction."""
         sites = {split_name(name)[0] for name in self.found}
@@ -77,6 +97,30 @@ def listed(directions: Direction | Directions) -> list[Direction]:
     True
     """
     return [directions] if isinstance(directions, Direction) else list(directions.values())
+
+
+def _line(direction: Direction) -> dict[str, Any]:
+    """A direction's place, length and quality, by the table's columns."""
+    q = direction.quality
+    nan = (float("nan"),) * 2
+    bands = (nan,) * 3 if q is None else (q.auc_interval, q.shuffled_band, q.random_band)
+    interval_, shuffled, random = bands
+    return {
+        "hook_name": direction.hook_name,
+        "layer": direction.layer,
+        "name": direction.name,
+        "norm": direction.norm,
+        "auc": nan[0] if q is None else q.auc,
+        "auc_low": interval_[0],
+        "auc_high": interval_[1],
+        "effect_size": nan[0] if q is None else q.effect_size,
+        "placebo_low": shuffled[0],
+        "placebo_high": shuffled[1],
+        "random_low": random[0],
+        "random_high": random[1],
+        "rank": None if q is None else q.rank,
+        "beyond_placebo": None if q is None else q.beyond_placebo,
+    }
 
 
 def _told(direction: Direction) -> list[str]:

@@ -252,6 +252,7 @@ class Direction:
         if self.quality is not None:
             q = self.quality
             placebo = f"placebo {interval(*q.shuffled_band)}" if q.placebos else "no placebo"
+            placebo += "" if q.beyond_placebo or not q.placebos else ", not beyond placebos"
             parts.append(f"AUC {q.auc:.2f} {interval(*q.auc_interval)} ({placebo})")
             if q.causal is not None:
                 parts.append(f"moves {q.causal.moved:.0%} {interval(*q.causal.interval)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from steerlens.directions.mean_difference import mean_difference
 from steerlens.directions.pca import pca
 from steerlens.directions.probe import probe
 from steerlens.directions.quality import Finder, measure, oriented
-from steerlens.errors import BadInputError, UnknownNameError, nearest
+from steerlens.errors import BadInputError, UnknownNameError, nearest, warn
 from steerlens.host import HookNames, Host
 from steerlens.positions import Positions
 from steerlens.provenance import provenance
@@ -161,7 +160,7 @@ def _tell_alike(hooks: list[str], activations: Activations) -> None:
     )
     if len(hooks) == len(activations):
         raise BadInputError(message)
-    warnings.warn(f"{message} No direction there.", stacklevel=3)
+    warn(f"{message} No direction there.")
 
 
 def _direction(

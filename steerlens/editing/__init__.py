@@ -14,6 +14,7 @@ from steerlens.editing.factors import Embeddings as Embeddings
 from steerlens.editing.factors import Factors as Factors
 from steerlens.editing.factors import Gates as Gates
 from steerlens.editing.folding import fold_gates as fold_gates
+from steerlens.editing.kept import handles as handles
 from steerlens.editing.placebos import random_components as random_components
 from steerlens.editing.placebos import top_components as top_components
 from steerlens.editing.removing import orthogonalise as orthogonalise

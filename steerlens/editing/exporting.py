@@ -68,7 +68,7 @@ def export(
     with replacing(target) as place, no_bar():
         fresh = _bridge(source, dtype)
         tokens = _some_tokens(fresh)
-        handle = apply(edit.factors, edit.gates, edit.embeddings, fresh, {})
+        handle = apply(edit.factors, edit.gates, edit.embeddings, fresh, {}, edit.name)
         own = edit.apply_(model)
         try:
             for each, mine in zip(handle.slices, own.slices, strict=True):

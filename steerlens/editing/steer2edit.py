@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from steerlens.components import Block
@@ -11,7 +12,7 @@ from steerlens.editing.candidates import BLOCKS, Candidates, candidates
 from steerlens.editing.closed_form import Null, Rho, strengths, weight
 from steerlens.editing.factors import Factors, Place
 from steerlens.editing.value import Edit
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import Host
 
 HEADS, NEURONS = Null(0.99), Null(0.999)
@@ -55,6 +56,12 @@ def steer2edit(
     >>> steer2edit(model, contrast, rho_attn=Null(0.8), rho_mlp=None, progress=False)
     Edit('mean difference', steer2edit, ... of 48 heads...)
     """
+    unknown = [name for name in reading if name not in signature(candidates).parameters]
+    if unknown:
+        known = [*signature(steer2edit).parameters, *signature(candidates).parameters]
+        raise UnknownNameError(
+            f"steer2edit takes no {unknown[0]!r}. {nearest(unknown[0], known, 2).capitalize()}."
+        )
     rhos = zip(BLOCKS, (rho_attn, rho_mlp), strict=True)
     width = int(model.cfg.d_model)
     blocks: list[Block] = [name for name, rho in rhos if weight(rho, alpha, width) is not None]

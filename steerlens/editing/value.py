@@ -22,6 +22,7 @@ from steerlens.host import Host
 from steerlens.provenance import Allow
 from steerlens.steering import Steering
 from steerlens.text import Item
+from steerlens.waiting import waits
 
 if TYPE_CHECKING:
     import pandas
@@ -107,12 +108,14 @@ class Edit:
         """Write the edit into the model's weights; the handle's `undo()` restores every bit.
 
         Either everything is written or nothing. Tied embeddings are untied first where they are
-        edited, and tied again by `undo`. Raises BadInputError on another model (by name), weights
-        that are quantised, copied by the host, of another shape, or a mixture of experts. Cost:
-        copies of the slices that it touches.
+        edited, and tied again by `undo`. Warns where this edit is in the weights already, for it is
+        then there twice; `steerlens.editing.handles(model)` has a handle that was lost. Raises
+        BadInputError on another model (by name), weights that are quantised, copied by the host, of
+        another shape, or a mixture of experts. Cost: copies of the slices that it touches.
         """
-        return apply(self.factors, self.gates, self.embeddings, model, self.provenance)
+        return apply(self.factors, self.gates, self.embeddings, model, self.provenance, self.name)
 
+    @waits("with edit.applied(model):")
     @contextmanager
     def applied(self, model: Host) -> Iterator[Host]:
         """Edit the weights for the length of a `with` block, and restore every bit after it."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from steerlens.components import Block
 from steerlens.editing.factors import Embeddings, Factors, Gates
+from steerlens.editing.kept import forget, keep
 from steerlens.errors import BadInputError
 from steerlens.host import Host, is_bridge
 from steerlens.provenance import check_same_model
@@ -55,9 +56,21 @@ class Handle:
     slices: list[Slice]
     """Every part of a weight that was written, with what stood there."""
 
-    def __init__(self, slices: Sequence[Slice], untied: _Untied | None) -> None:
+    def __init__(
+        self,
+        slices: Sequence[Slice],
+        untied: _Untied | None,
+        model: Host,
+        name: str,
+        parts: tuple[object, ...],
+    ) -> None:
         """Write all slices; on an exception put back what was there."""
         self.untied = untied
+        self.model = model
+        self.name = name
+        """The edit's."""
+        self.parts = parts
+        """What the edit is made of, by which it is known again."""
         self.slices = list(slices)
         self._done = False
         written: list[Slice] = []
@@ -72,6 +85,7 @@ class Handle:
             if untied is not None:
                 untied.tie()
             raise
+        keep(model, self)
 
     def undo(self) -> None:
         """Put every bit back as it was before the edit.
@@ -85,19 +99,22 @@ class Handle:
             if not torch.equal(each.now, each.after):
                 raise BadInputError(
                     f"{each.name} has been changed since this edit was applied. Undo the later "
-                    "change first: edits come off in the reverse of the order they went on."
+                    "change first: edits come off in the reverse of the order they went on, which "
+                    "is that of steerlens.editing.handles(model)."
                 )
         for each in reversed(self.slices):
             each.write(each.before)
         if self.untied is not None:
             self.untied.tie()
         self._done = True
+        forget(self.model, self)
 
     def __repr__(self) -> str:
         """Return what was touched, and whether it still is."""
         size = sum(each.before.numel() * each.before.element_size() for each in self.slices)
         state = "undone" if self._done else "applied"
-        return f"Handle({state}, {len(self.slices)} slices, {size / 1e6:.1f} MB kept for undo)"
+        kept = f"{len(self.slices)} slices, {size / 1e6:.1f} MB kept for undo"
+        return f"Handle({self.name!r}, {state}, {kept})"
 
 
 def apply(
@@ -106,14 +123,16 @@ def apply(
     embeddings: Embeddings | None,
     model: Host,
     provenance: Mapping[str, str],
+    name: str,
 ) -> Handle:
     """Write an edit into a model's weights. Raises BadInputError before anything is written."""
+    parts = (*factors, *gates, embeddings)
     check_same_model(model, provenance, "The edit")
     slices = [*_factors(model, factors), *_gates(model, gates)]
     if embeddings is None:
-        return Handle(slices, None)
+        return Handle(slices, None, model, name, parts)
     rows = list(_embeddings(model, embeddings))
-    return Handle([*slices, *rows], _Untied.of(model))
+    return Handle([*slices, *rows], _Untied.of(model), model, name, parts)
 
 
 def _factors(model: Any, factors: Sequence[Factors]) -> Iterator[Slice]:

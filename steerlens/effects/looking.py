@@ -12,20 +12,20 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.cards import count
 from steerlens.components import components
 from steerlens.effects.decomposition import read_in_heads, read_through
-from steerlens.effects.measuring import check_steering
 from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
 from steerlens.passes import one_pass
 from steerlens.running import running
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Batch, Item, encode, pad, token_strings
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Look:
     """Some heads on one text, base and steered."""
 
@@ -47,6 +47,12 @@ class Look:
     def names(self) -> list[str]:
         """The heads' names, such as L3H1."""
         return [f"L{layer}H{head}" for layer, head in self.heads]
+
+    def __repr__(self) -> str:
+        """Return each head's part of the change."""
+        parts = zip(self.names, self.parts.tolist(), strict=True)
+        found = ", ".join(f"{name} {part:+.2g}" for name, part in parts)
+        return f"Look({self.metric}: {found}; {count(len(self.tokens), 'token')})"
 
 
 def look(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -18,11 +17,11 @@ from steerlens.effects.decomposition import parts
 from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.effects.responses import Responses, responses
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, warn
 from steerlens.host import Host, device_of, hook_name
 from steerlens.moments import Moments
 from steerlens.rows import at_rows
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Encoded, Item, batches, encode
 
 
@@ -89,15 +88,6 @@ def effect(
     )
 
 
-def check_steering(steering: Steering) -> None:
-    """Raise BadInputError on what is no steering."""
-    if not isinstance(steering, Steering):
-        raise BadInputError(
-            f"An effect is that of a steering; got a {type(steering).__name__}. sl.add(direction) "
-            "makes one of a direction."
-        )
-
-
 def encoded_prompts(model: Host, prompts: Sequence[Item]) -> list[Encoded]:
     """Return prompts as tokens. Raises BadInputError without any, and on one text alone."""
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or len(prompts) == 0:
@@ -111,11 +101,10 @@ def _warn_of_rest(sink: _Sink) -> None:
     size = sum(float(each.mean.abs().sum()) for each in found.values())
     rest = float(found["elsewhere"].mean)
     if abs(rest) > 0.01 * size:
-        warnings.warn(
+        warn(
             f"{rest:+.3g} of the change is in no part: the steering writes inside a norm or behind "
             "it, or the model has something there that parts do not know. It stands under "
-            "'elsewhere'. Steer the stream, attn_out, mlp_out, z or mlp_post to have parts of it.",
-            stacklevel=3,
+            "'elsewhere'. Steer the stream, attn_out, mlp_out, z or mlp_post to have parts of it."
         )
 
 

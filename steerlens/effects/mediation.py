@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.cards import card, count
-from steerlens.effects.measuring import by_prompt, check_steering, encoded_prompts
+from steerlens.effects.measuring import by_prompt, encoded_prompts
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.moments import Moments
@@ -25,7 +25,7 @@ from steerlens.passes import one_pass
 from steerlens.rows import at_rows
 from steerlens.running import running
 from steerlens.statistics import largest
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Batch, Item, batches
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.scoring import token_log_probs
-from steerlens.evaluation.tasks import Scores, filled, one_of, taken
+from steerlens.evaluation.tasks import Scores, filled, one_of, taken, told
 from steerlens.host import Host
 from steerlens.rows import Family
 from steerlens.steering import Steering
@@ -61,7 +61,7 @@ class Choice:
         return tuple(i for i in range(len(self.options)) if i not in self.right)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _OfChoices:
     """What tasks of choices share: their items, which ones, and what they begin with."""
 
@@ -81,8 +81,12 @@ class _OfChoices:
         """Return the task on some items."""
         return replace(self, items=taken(self.name, self.items, indices))
 
+    def __repr__(self) -> str:
+        """Return name, size and measure: `MultipleChoice('words', 24 items, accuracy)`."""
+        return told(self, "item", getattr(self, "measure", ""))
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class MultipleChoice(_OfChoices):
     """Items with options, scored by the log-probability of each option after its prompt.
 
@@ -142,7 +146,7 @@ class MultipleChoice(_OfChoices):
         return Scores(torch.stack([score(each, it, self.measure) for each, it in pairs], dim=1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Propensity(_OfChoices):
     """How far the model leans to the answer that shows a behaviour, against the other one.
 

@@ -19,6 +19,7 @@ from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.predicting import log_probs_at, scored_at
 from steerlens.host import Host, device_of
 from steerlens.running import running
+from steerlens.signals import Rows
 from steerlens.steering import Steering
 from steerlens.text import Encoded, Item, pad
 
@@ -96,6 +97,12 @@ class Comparison:
             )
         return f"{head}, {number(float(self.mean_kl.mean()))} nats a token up to there"
 
+    def _dose(self, row: int) -> str:
+        """A row's coefficients, where they are a row's own."""
+        coeffs = [leaf.coeff for leaf in self.steering.interventions]
+        own = [number(float(each.values[row])) for each in coeffs if isinstance(each, Rows)]
+        return f" at {', '.join(dict.fromkeys(own))}" if own else ""
+
     def _shown(self) -> list[int]:
         """The rows to show: the first that differ, or the first."""
         parted = self.first_difference
@@ -106,7 +113,7 @@ class Comparison:
         lines = [f"Comparison({self.headline})", _cut(f"  {self.steering!r}")]
         for row in self._shown():
             texts = [self.base[row].text, self.steered[row].text]
-            lines.append(_cut(f"  {row}: {_one_line(self.prompts[row])}"))
+            lines.append(_cut(f"  {row}{self._dose(row)}: {_one_line(self.prompts[row])}"))
             for name, text in zip(("base", "steered"), _from_difference(texts), strict=True):
                 lines.append(_cut(f"     {name:<8}{text}"))
         return "\n".join(lines)
@@ -114,7 +121,7 @@ class Comparison:
     def _repr_html_(self) -> str:
         rows = {"steering": repr(self.steering)}
         for row in self._shown():
-            rows[f"{row} prompt"] = self.prompts[row]
+            rows[f"{row}{self._dose(row)} prompt"] = self.prompts[row]
             rows[f"{row} base"] = self.base[row].text
             rows[f"{row} steered"] = self.steered[row].text
         return card(f"Comparison: {self.headline}", rows)
@@ -138,7 +145,8 @@ def compare(
     - `temperature`: of the sampling; 0 is greedy.
     - `seed`: decides the noise of each prompt and step, the same for base and steered, whatever
       the batch, so that a difference comes from the steering and not from the dice. A steering
-      of coefficient 0 gives the same texts.
+      of coefficient 0 gives the same texts. Each row has dice of its own, the same prompt again
+      too: to set doses side by side, give `completions` the same `numbers`.
     - `batch_rows`: prompts a pass. A steering with values a row needs all its rows in one batch.
 
     Returns a `Comparison` of `row` pairs. Under another steering that is on, base is that one.

@@ -11,7 +11,7 @@ import torch
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import Completion, completions
-from steerlens.evaluation.tasks import Scores, filled, taken
+from steerlens.evaluation.tasks import Scores, filled, taken, told
 from steerlens.host import Host
 from steerlens.steering import Steering
 from steerlens.text import Item
@@ -27,7 +27,7 @@ Judge = Callable[[str, str], Judgement]
 """Reads (prompt, completion)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Continuation:
     """Prompts that the model goes on with, and a judge of what it writes.
 
@@ -74,6 +74,10 @@ class Continuation:
         assert self.numbers is not None
         numbers = taken(self.name, self.numbers, indices)
         return replace(self, prompts=taken(self.name, self.prompts, indices), numbers=numbers)
+
+    def __repr__(self) -> str:
+        """Return name, size and judge: `Continuation('praise', 24 prompts, judged by praises)`."""
+        return told(self, "prompt", f"judged by {getattr(self.judge, '__name__', self.judge)}")
 
     def written(
         self,

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from steerlens.errors import BadInputError
 from steerlens.evaluation.dice import Dice, thrown
 from steerlens.host import Host, device_of, is_bridge, need_tokenizer, token_id
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Encoded, Item, encode
 
 
@@ -68,6 +68,8 @@ def completions(
     True
     """
     need_tokenizer(model, "Generating from text")
+    if steering is not None:
+        check_steering(steering)
     if isinstance(prompts, str):
         raise BadInputError(f"{prompts[:40]!r} is one text; give a list of prompts.")
     if coeffs is not None and (steering is None or len(coeffs) != len(prompts)):

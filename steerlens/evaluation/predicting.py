@@ -16,7 +16,7 @@ from steerlens.passes import logits_at, telling
 from steerlens.prefixes import Prefix, shared_parts
 from steerlens.rows import Family
 from steerlens.running import running
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Batch, Encoded, batches, pad
 
 Prediction = tuple[int, Float[Tensor, "coeff _token vocab"]]
@@ -100,6 +100,7 @@ def _rows_on(
     if isinstance(steering, Family):
         _check_members(steering, coeffs)
         steering = steering.over(rows)
+    check_steering(steering)
     with running((steering * scale).expression, model, may_miss=True):
         yield
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steerlens.cards import count, number, share
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.evaluation.scoring import divergence, token_log_probs
 from steerlens.host import Host
@@ -23,9 +24,11 @@ from steerlens.text import Encoded, Item, encode
 
 T = TypeVar("T")
 Cost = Literal["log_probability", "kl"]
+SHOWN = 8
+"""Means that the repr of scores writes out."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Scores:
     """What each item scored at each coefficient; higher is more of the attribute.
 
@@ -48,6 +51,15 @@ class Scores:
         if self.parsed is None:
             return torch.ones(len(self.values))
         return self.parsed.float().mean(1)
+
+    def __repr__(self) -> str:
+        """Return size and means: `Scores(24 items at 2 coefficients, means 0.1, 0.42)`."""
+        coeffs, items = self.values.shape
+        means = [number(each) for each in self.mean.tolist()]
+        shown = ", ".join(means[:SHOWN]) + (", ..." if len(means) > SHOWN else "")
+        parsed = "" if self.parsed is None else f", {share(float(self.parsed_share.mean()))} parsed"
+        size = f"{count(items, 'item')} at {count(coeffs, 'coefficient')}"
+        return f"Scores({size}, {'mean' if coeffs == 1 else 'means'} {shown}{parsed})"
 
 
 @runtime_checkable
@@ -83,7 +95,7 @@ class Task(Protocol):
         """Return the same task on some items; each scores there what it scores here."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Neutral:
     """Text that has nothing to do with the attribute: what a steering costs where it should not.
 
@@ -122,6 +134,10 @@ class Neutral:
         """Return the task on some texts."""
         return replace(self, texts=taken(self.name, self.texts, indices))
 
+    def __repr__(self) -> str:
+        """Return name, size and measure: `Neutral('plain', 8 texts, kl)`."""
+        return told(self, "text", self.measure)
+
     def encoded(self, model: Host) -> list[Encoded]:
         """Return the texts as items whose completion is scored."""
         each = [encode(model, text) for text in self.texts]
@@ -159,6 +175,15 @@ def check_task(value: object, name: str) -> None:
             "them. Make one, such as Continuation(name, prompts, judge) or MultipleChoice(name, "
             "[Choice(prompt, options, right), ...])."
         )
+
+
+def told(task: Any, noun: str, how: str) -> str:
+    """Return a task in one line: its kind, name, size, and how it scores.
+
+    >>> told(Neutral("plain", ["a day"]), "text", "kl")
+    "Neutral('plain', 1 text, kl)"
+    """
+    return f"{type(task).__name__}({task.name!r}, {count(len(task), noun)}, {how})"
 
 
 def contents(task: Task) -> set[str]:

@@ -6,7 +6,6 @@ side are those of the highest F1 on prompts that meet the condition and prompts 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +18,7 @@ from steerlens.activations import Activations, collect
 from steerlens.cards import card, number
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction, find_directions
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, warn
 from steerlens.host import Host
 from steerlens.host import hook_name as full_name
 from steerlens.positions import Positions
@@ -140,10 +139,9 @@ def search(
         always=2 * len(positive.rows) / (2 * len(positive.rows) + len(negative.rows)),
     )
     if found.point.f1 <= found.always:
-        warnings.warn(
+        warn(
             f"{found!r} tells prompts apart no better than a gate that is always open. Give more "
-            "or clearer prompts, or other layers.",
-            stacklevel=3,
+            "or clearer prompts, or other layers."
         )
     return found
 

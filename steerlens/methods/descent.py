@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import cos, pi
@@ -15,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.cards import number
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, warn
 from steerlens.host import HookNames
 from steerlens.positions import Positions
 from steerlens.steering import Steering
@@ -173,10 +172,9 @@ def descend(
     losses = {part: torch.tensor(values) for part, values in kept.items()}
     best = watch.best(steps)
     if best == 0:
-        warnings.warn(
+        warn(
             f"{name}: on texts held out the loss never fell below its start, so what comes out is "
-            "what training started from. Are the sets told apart where it steers?",
-            stacklevel=3,
+            "what training started from. Are the sets told apart where it steers?"
         )
     return Course(losses, watch.values, best, monotonic() - began)
 

@@ -22,7 +22,6 @@ activations that hold none.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +32,7 @@ from tqdm.auto import tqdm
 
 from steerlens.activations import Activations, collect, sampled
 from steerlens.directions import find_directions
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, warn
 from steerlens.host import Host, device_of
 from steerlens.methods.data import Sets
 from steerlens.methods.gates import Gate, Gates, looked_at
@@ -249,10 +248,9 @@ def _tell_clipped(found: Sequence[Gate], asked: int) -> None:
     """Warn where there are fewer components than were asked for."""
     fewest = min(found, key=lambda gate: gate.components)
     if fewest.components < asked:
-        warnings.warn(
+        warn(
             f"Gates were asked for in {asked} components, and at {fewest.hook_name!r} there are "
-            f"{fewest.components}: no more than texts less one, and than dimensions.",
-            stacklevel=3,
+            f"{fewest.components}: no more than texts less one, and than dimensions."
         )
 
 

@@ -132,7 +132,7 @@ class Rows(Combining):
 
     def __repr__(self) -> str:
         """Return the numbers, or how many they are."""
-        if len(self.values) > 4:
+        if len(self.values) > 8:
             return f"rows({len(self.values)} values)"
         return f"rows({', '.join(number(float(value)) for value in self.values)})"
 

@@ -190,7 +190,9 @@ class Trace:
         dropped = (
             f"; full after {self._kept} tokens, {self.dropped} dropped" if self.dropped else ""
         )
-        head = f"Trace({count(len(self._texts), 'text')}{dropped})"
+        rows = sum(len(text.tokens) for text in self._texts)
+        held = f", {rows} rows" if rows > len(self._texts) else ""
+        head = f"Trace({count(len(self._texts), 'text')}{held}{dropped})"
         warned = (f"  ! {line}" for line in self.warnings)
         return "\n".join([head, *(f"  {line}" for line in self.summary()), *warned])
 

@@ -140,9 +140,15 @@ def page(
 def save_page(path: str | os.PathLike[str], html: str) -> Path:
     """Write a page in one step, so that a reader never sees half of it.
 
-    Raises BadInputError where the folder is not there.
+    Raises BadInputError where the folder is not there, and on a name that ends as none of a page.
     """
     target = Path(path)
+    if target.suffix.lower() not in ("", ".html", ".htm"):
+        raise BadInputError(
+            f"A page is HTML, and {target.name!r} ends in {target.suffix}. Save it as "
+            f"{target.stem}.html; a browser prints it, or makes a picture of it: chromium "
+            f"--headless --screenshot={target.stem}.png {target.stem}.html"
+        )
     with replacing(target) as fresh:
         fresh.write_text(html, encoding="utf-8", errors="replace")
     return target

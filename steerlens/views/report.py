@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from steerlens.editing import Edit
 from steerlens.effects import Effect, Mediation
 from steerlens.errors import BadInputError
 from steerlens.evaluation import Comparison, EqualDose
-from steerlens.evaluation.tables import is_table
 from steerlens.methods.adaptation import Adaptation
+from steerlens.provenance import provenances
 from steerlens.trace import Trace
 from steerlens.views.adapting import shares, trajectory
 from steerlens.views.causes import attribution_map, effect_map, flow, mediation_map
@@ -89,29 +88,6 @@ def _made_on(values: object) -> list[str]:
     """What models, and how, the values say they were made on, each once."""
     found = dict.fromkeys(_told(each) for each in provenances(values))
     return [each for each in found if each]
-
-
-def provenances(value: object) -> Iterator[Mapping[str, Any]]:
-    """Yield every provenance inside a value, and what a table says of itself."""
-    yield from _provenances(value, set())
-
-
-def _provenances(value: object, seen: set[int]) -> Iterator[Mapping[str, Any]]:
-    if id(value) in seen or isinstance(value, str):
-        return
-    seen.add(id(value))
-    if is_table(value):
-        yield value.attrs
-    elif is_dataclass(value) and not isinstance(value, type):
-        for each in fields(value):
-            part = getattr(value, each.name)
-            if each.name == "provenance" and isinstance(part, Mapping):
-                yield part
-            else:
-                yield from _provenances(part, seen)
-    elif isinstance(value, Mapping | tuple | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _provenances(part, seen)
 
 
 def _told(provenance: Mapping[str, str]) -> str:

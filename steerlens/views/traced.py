@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.cards import number
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.host import FwdHooks, Host, check_read, device_of, hook_name, split_name
 from steerlens.passes import one_pass
-from steerlens.steering import Steering
+from steerlens.steering import Steering, check_steering
 from steerlens.text import Item, encode, pad, token_strings
 from steerlens.trace import Trace
 from steerlens.views.attention import attention
@@ -42,7 +44,8 @@ def tokens(
 
     - `show`: the change's `share` of the stream's norm; its `strength`, coefficient times gate;
       the `gate` alone; or the change `along` the direction, in the stream's units.
-    - `text`, `row`: which of the traced texts, and which row of its batch.
+    - `text`, `row`: which of the traced texts, and which row of its batch. Where there are several,
+      the view says which it is, and the coefficient of a row.
 
     One line an intervention. Raises BadInputError if the trace holds no such text, and
     UnknownNameError on another `show`.
@@ -71,7 +74,7 @@ def tokens(
     }
     strings = [s for s, kept in zip(traced.strings[row], real.tolist(), strict=True) if kept]
     generated = traced.generated[row, real].nonzero().flatten().tolist()
-    return colored_tokens(
+    view = colored_tokens(
         strings,
         grids[show],
         labels=[_label(leaf.hook_name) for leaf in trace.interventions],
@@ -80,6 +83,20 @@ def tokens(
         unit=UNITS[show],
         title=title,
     )
+    return replace(view, subtitle=", ".join([*_which(trace, text, row), view.subtitle]))
+
+
+def _which(trace: Trace, text: int, row: int) -> list[str]:
+    """Which text and row is drawn, where there are others, and the coefficients of that row."""
+    traced = trace.texts[text]
+    held = (("text", text, len(trace.texts)), ("row", row, len(traced.tokens)))
+    told = [
+        f"{noun} {at} of {size} ({noun}=... for another)" for noun, at, size in held if size > 1
+    ]
+    if len(traced.tokens) > 1:
+        each = [line[line.isfinite()].unique() for line in traced.coeff[:, row, traced.real[row]]]
+        told += [f"coefficient {number(float(one))}" for one in each if len(one) == 1]
+    return list(dict.fromkeys(told))
 
 
 def projections(
@@ -137,6 +154,7 @@ def heads(
     'AttentionHeads'
     """
     encoded = encode(model, item)
+    check_steering(steering)
     base = _pattern(model, encoded, layer)
     with steering.on(model):
         steered = _pattern(model, encoded, layer)

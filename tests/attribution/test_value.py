@@ -50,6 +50,8 @@ def test_a_line_and_a_card() -> None:
         "Attribution('up', 4 heads, 2 neurons, 2 pairs; importance L0H1 -0.5, L0N0 -0.5, L1H0 +0.5)"
     )
     assert "L0H0 0.1" in made()._repr_html_()
+    assert repr(made().heads).startswith("Scores(2 layers of 2: contribution, ")
+    assert "\n" not in repr(made().heads)
     assert "<script>" not in Attribution(made().heads, None, "<script>", "", "")._repr_html_()
 
 

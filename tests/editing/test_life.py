@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from steerlens.editing import (
     candidates,
     elastic_net,
     fold_gates,
+    handles,
     random_components,
     steer2edit,
     top_components,
@@ -72,6 +74,27 @@ def test_undo_restores_every_bit(architecture: str, host: str, dtype: torch.dtyp
         assert not same(bits(model), before)
         raise ZeroDivisionError
     assert same(bits(model), before)
+
+
+@ONE_HOST
+def test_an_edit_that_is_there_twice_says_so_and_lost_handles_are_found(host: str) -> None:
+    model, edit = build("llama", host), made("paper", "llama", host)
+    before, attributes = bits(model), sorted(vars(model))
+    edit.apply_(model)
+    with pytest.warns(UserWarning, match=r"now there 2 times.*handles\(model\)\[0\]") as told:
+        edit.apply_(model)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (0.5 * edit).apply_(model)  # another edit
+    assert "applied" in repr(handles(model)[0])
+    with pytest.raises(BadInputError, match="Undo the later change first"):
+        handles(model)[-1].undo()
+    for handle in handles(model):
+        handle.undo()
+    assert handles(model) == ()
+    assert same(bits(model), before)
+    assert sorted(vars(model)) == attributes
 
 
 @ONE_HOST

@@ -150,6 +150,8 @@ def test_a_response_rests_on_tokens_that_add_up(architecture: str, host: str) ->
             torch.testing.assert_close(patterns.sum(-1), torch.ones(3, len(found.tokens)))
         assert not torch.allclose(found.base, found.steered)
     assert found.names == ["L1H0", "L2H3", "L1H2"]
+    assert repr(found).count("\n") == 0
+    assert "L2H3 " in repr(found)
     for wrong, message in (([(3, 0)], "no head 0 in layer 3"), ([], "no heads")):
         with pytest.raises(BadInputError, match=message):
             look(model, add(), ITEMS[0], wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import models
@@ -315,6 +316,13 @@ def test_the_repr_is_short_and_shows_the_difference(comparison: Comparison) -> N
     assert (base[-1], steered[-1]) == ("bad⏎end", "good⏎end")
     assert base[1].startswith("…")
     assert texts[3].split() == ["2:", "c"]  # rows that differ come first
+
+
+def test_rows_of_several_doses_tell_theirs(comparison: Comparison) -> None:
+    several = replace(comparison, steering=steering([0.0, 1.5, 4.0]))
+    told = [line.strip() for line in repr(several).splitlines()[2::3]]
+    assert told == ["0 at 0: a <b>", "2 at 4: c", "1 at 1.5: b"]
+    assert "2 at 4 prompt" in several._repr_html_()
 
 
 def test_the_card_is_escaped(comparison: Comparison) -> None:

@@ -74,6 +74,15 @@ def steering(model: Any) -> sl.Steering:
     return sl.add(direction, 2.0, positions="predicting")
 
 
+def test_tasks_and_scores_are_told_in_a_line() -> None:
+    found = [repr(task) for task in TASKS]
+    assert found[0] == "MultipleChoice('choice', 3 items, log_odds)", found
+    assert found[4] == "Continuation('number', 3 prompts, judged by total)"
+    assert found[5] == "Neutral('plain', 2 texts, log_probability)"
+    scores = Scores(torch.tensor([[0.0, 1.0], [1.0, 1.0]]), torch.tensor([[True, True]] * 2))
+    assert repr(scores) == "Scores(2 items at 2 coefficients, means 0.5, 1, 100% parsed)"
+
+
 def token_logps(model: Any, steering: sl.Steering, coeff: float, item: Any) -> torch.Tensor:
     """Log-probabilities of a completion's tokens, of one text in one pass, token by token."""
     encoded = encode(model, item)

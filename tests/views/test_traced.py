@@ -47,6 +47,18 @@ def same(found: list[Any], wanted: torch.Tensor) -> None:
 
 
 @EACH_HOST
+def test_a_view_of_one_row_of_several_says_which(host: str) -> None:
+    model, doses = tiny("gpt2", host), [0, 1, 2, 4, 8]
+    with sl.add(direction(), doses).trace(model) as trace, torch.no_grad():
+        model(model.to_tokens([TEXT] * 5))
+    assert repr(trace).startswith("Trace(1 text, 5 rows)\n  rows(0, 1, 2, 4, 8) *")
+    for row, dose in enumerate(doses):
+        told = views.tokens(trace, row=row).subtitle
+        assert told.startswith(f"row {row} of 5 (row=... for another), coefficient {dose}, ")
+    assert views.tokens(traced(model, sl.add(direction()))).subtitle.startswith("6 tokens")
+
+
+@EACH_HOST
 @pytest.mark.parametrize("show", UNITS)
 def test_tokens_show_what_the_trace_holds(host: str, show: str) -> None:
     model = tiny("gpt2", host)

@@ -235,6 +235,9 @@ def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["view.html"]
     with pytest.raises(BadInputError, match="no folder"):
         view.save(tmp_path / "missing" / "view.html")
+    with pytest.raises(BadInputError, match=r"Save it as view.html; .*--screenshot=view.png"):
+        view.save(tmp_path / "view.png")
+    assert [each.name for each in tmp_path.iterdir()] == ["view.html"]
 
 
 class Shell:
