@@ -24,6 +24,7 @@ ORDER = [
     "components",
     "text",
     "positions",
+    "continued",
     "clock",
     "passes",
     "prefixes",

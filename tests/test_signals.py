@@ -52,7 +52,7 @@ def read(x: Tensor) -> Tensor:
 
 
 def moment(
-    x: Tensor, prompt: int, memory: Memory | None = None, start: int = 0, pads: int = 0
+    x: Tensor, prompt: int, after: Moment | None = None, start: int = 0, pads: int = 0
 ) -> Moment:
     """A pass over some columns of a batch of one row, BOS at its first real token."""
     index = torch.arange(start, start + x.shape[1])[None] - pads
@@ -63,8 +63,9 @@ def moment(
         prompt_lengths=torch.tensor([prompt]),
         model=tiny("gpt2", hosts()[0]),
         start=start,
+        kept={} if after is None else after.placed.kept,
     )
-    return Moment(x, window, memory=memory or Memory())
+    return Moment(x, window, memory=Memory() if after is None else after.memory)
 
 
 def test_values() -> None:
@@ -267,13 +268,11 @@ def test_law_2_courses_in_pieces_and_padded(
         "steps": Steps(1, 3),
     }[gate]
     whole = made(moment(x, prompt)).expand(1, 9)
-    memory = Memory()
-    pieces = [
-        made(moment(part, prompt, memory, start)).expand(1, part.shape[1])
-        for part, start in ((x[:, :cut], 0), (x[:, cut:], cut))
-    ]
+    first = moment(x[:, :cut], prompt)
+    later = moment(x[:, cut:], prompt, first, cut)
+    pieces = [made(each).expand(each.x.shape[:2]) for each in (first, later)]
     torch.testing.assert_close(torch.cat(pieces, 1), whole)
-    again = made(moment(x[:, cut:], prompt, memory, cut)).expand(1, 9 - cut)
+    again = made(moment(x[:, cut:], prompt, first, cut)).expand(1, 9 - cut)
     torch.testing.assert_close(again, whole[:, cut:], msg="a second continuation of one cache")
     junk = torch.full((1, pads, 4), 1e9).double()
     padded = made(moment(torch.cat([junk, x], 1), prompt, pads=pads)).expand(1, 9 + pads)

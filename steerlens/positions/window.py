@@ -29,8 +29,8 @@ class Window:
     prompt_lengths: Int[Tensor, " batch"] | None
     """Real tokens of each row's prompt; None where nobody knows."""
     model: Host
-    text: int = 0
-    """Number of the text (or batch of texts) among those that passed."""
+    kept: dict[tuple[object, int], Any] = field(default_factory=dict, repr=False)
+    """What signals kept of this text, each with the column at which a pass may go on."""
     start: int = 0
     """Column of the text at which this pass begins; above 0 under a KV cache."""
     history: Int[Tensor, "batch total"] | None = None
