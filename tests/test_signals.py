@@ -28,6 +28,7 @@ from steerlens.signals import (
     OfPrompt,
     Probe,
     Product,
+    ProjectedCosine,
     Projection,
     Relu,
     Rows,
@@ -140,6 +141,17 @@ def test_gates_by_hand(seed: int, bias: float) -> None:
     line = Basis({NAME: torch.stack([D.vector, 2 * D.vector])}, "ab")
     torch.testing.assert_close(Cosine(line)(here), cosine.abs(), atol=1e-6, rtol=0)
     torch.testing.assert_close(of_stream(0.3)(here), 0.3 * x.norm(dim=-1))
+
+
+def test_no_cosine_rounds_beyond_1() -> None:
+    """Beyond it a share would be refused, by the luck of the data."""
+    vector = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 2000, 1, generator=torch.Generator().manual_seed(1)) * vector
+    line = Direction(NAME, vector)
+    plane = Basis({NAME: torch.stack([vector, vector.flip(0)])}, "ab")
+    for score in (Cosine(line), Cosine(plane), ProjectedCosine(Direction(NAME, 1e-4 * vector))):
+        for part in (x, x * 1e-3):
+            assert score(Moment(part)).abs().max() <= 1
 
 
 @LAW
@@ -283,6 +295,11 @@ def test_a_latch_stays_open_and_leaves_bos_out() -> None:
     x = torch.tensor([9.0, 0, 1, 0, 0]).reshape(1, 5, 1)
     gate = signal(lambda x: x[..., 0])
     assert Latch(gate)(moment(x, 2)).tolist() == [[0, 0, 1, 1, 1]]
+    low = torch.tensor([9.0, -3, -1, -3, -2]).reshape(1, 5, 1)
+    assert Latch(gate)(moment(low, 2)).tolist() == [[0, -3, -1, -1, -1]]
+    latch, first = Latch(gate), moment(low[:, :2], 2)
+    later = moment(low[:, 2:], 2, first, 2)
+    assert [latch(each).tolist() for each in (first, later)] == [[[0, -3]], [[-1, -1, -1]]]
     high = torch.tensor([9.0, 2, 0.5, -2, 0.5]).reshape(1, 5, 1)
     assert Hysteresis(gate, 1, -1)(moment(high, 2)).tolist() == [[0, 1, 1, 0, 0]]
 

@@ -115,14 +115,15 @@ class Latch(Combining):
         object.__setattr__(self, "gate", signal(self.gate))
 
     def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
-        """Return the running maximum, pads and BOS left out."""
+        """Return the running maximum, pads and BOS left out; 0 before any other token."""
         values = _each(self.gate, moment)
         window = moment.placed
         before = moment.recall(self)
-        first = torch.zeros_like(values[:, :1]) if before is None else before[:, None]
-        whole = torch.cat([first, values.masked_fill(~window.words, 0)], 1).cummax(1).values
+        unseen = -torch.inf
+        first = torch.full_like(values[:, :1], unseen) if before is None else before[:, None]
+        whole = torch.cat([first, values.masked_fill(~window.words, unseen)], 1).cummax(1).values
         moment.keep(self, whole[:, -1])
-        return whole[:, 1:]
+        return whole[:, 1:].masked_fill(whole[:, 1:] == unseen, 0)
 
     def __repr__(self) -> str:
         """Return `latch(gate)`."""

@@ -98,13 +98,13 @@ class Cosine(Combining):
             )
 
     def __call__(self, moment: Moment) -> Values:
-        """Return the cosine, 0 where the activation is."""
+        """Return the cosine, 0 where the activation is; rounding takes none beyond 1."""
         x = moment.x
         length: Tensor = vector_norm(x.flatten(2), dim=-1).clamp_min(1e-12)
         inside: Tensor = x.flatten(2) @ moment.beside(self._rows).T
         one = isinstance(self.condition, Direction)
         whole: Tensor = inside[..., 0] if one else vector_norm(inside, dim=-1)
-        return whole / length
+        return (whole / length).clamp(-1, 1)
 
     @cached_property
     def _rows(self) -> Float[Tensor, "k d"]:
