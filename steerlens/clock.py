@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from steerlens.continued import Text, Texts
+from steerlens.continued import Text, Texts, appended
 from steerlens.errors import BadInputError, HookError
 from steerlens.host import Host, token_id
-from steerlens.positions import Mask, Selector, Window, padding
+from steerlens.positions import Mask, Selector, Window, closing, padding
 
 
 @dataclass
@@ -139,13 +139,13 @@ class Clock:
         if shaped is None:
             raise BadInputError("A pass needs its tokens, or a tensor of its shape.")
         rows, width, device = shaped.shape[0], shaped.shape[1], shaped.device
-        text, total = self._text(cache, past), past + width
+        text, self.start, total = self._text(cache, past), past, past + width
         self._unseen = past > (0 if text.tokens is None else text.tokens.shape[1])
-        text.tokens = _appended(text.tokens, tokens, total)
+        text.tokens = appended(text.tokens, tokens, total)
         decoded = self._mid_generation() and 0 < past == text.total and text.rows == rows
         if not decoded:
             text.real = self._reality(attention_mask, total, rows, device)
-        self.start, text.total, text.rows = past, total, rows
+        text.total, text.rows = total, rows
         self.filled(cache)
         whole = tokens is None or tokens.shape[1] == width
         self._window = Window(
@@ -207,14 +207,18 @@ class Clock:
                     f"{(rows, total)}, cached tokens included. Give one of that shape, or none."
                 )
             return attention_mask.to(device).bool()
-        text = self.text
+        text, real, pad = self.text, None, token_id(self.model, "pad")
         continued = text.total and text.rows == rows
         if continued and text.real is not None:
             more = text.real.new_ones(rows, max(0, total - text.real.shape[1]))
-            return torch.cat([text.real[:, :total], more], 1)
-        if continued or text.tokens is None or rows == 1:
-            return None
-        return ~padding(text.tokens, token_id(self.model, "pad"), token_id(self.model, "bos"))
+            real = torch.cat([text.real[:, :total], more], 1)
+        if text.tokens is None or rows == 1 or (continued and self.generation is not None):
+            return real
+        if not continued:
+            return ~padding(text.tokens, pad, token_id(self.model, "bos"))
+        here = ~closing(text.tokens, pad)
+        here[:, : self.start] = True
+        return here if real is None else real & here
 
     def _decoded(self) -> Int[Tensor, "batch pos"]:
         """Each generated token's index: what `generate` appends is real, in every row."""
@@ -282,18 +286,3 @@ class Clock:
             yield
         finally:
             self.generation = outer
-
-
-def _appended(before: Tensor | None, tokens: Tensor | None, total: int) -> Tensor | None:
-    """Tokens so far, ending in the new ones; -1 (no token) where a cache was filled unseen."""
-    if tokens is None:
-        return None
-    earlier = total - tokens.shape[1]
-    if earlier <= 0:
-        return tokens[:, -total:]
-    if before is None or len(before) != len(tokens):
-        before = tokens.new_full((len(tokens), 0), -1)
-    if before.shape[1] == earlier:
-        return torch.cat([before, tokens], 1)
-    missing = tokens.new_full((len(tokens), max(0, earlier - before.shape[1])), -1)
-    return torch.cat([missing, before[:, :earlier], tokens], 1)

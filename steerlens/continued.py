@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import ref
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -87,3 +88,18 @@ class Texts:
     def _number(self) -> int:
         self._begun += 1
         return self._begun - 1
+
+
+def appended(before: Tensor | None, tokens: Tensor | None, total: int) -> Tensor | None:
+    """Return the tokens so far, ending in the new ones; -1 where a cache was filled unseen."""
+    if tokens is None:
+        return None
+    earlier = total - tokens.shape[1]
+    if earlier <= 0:
+        return tokens[:, -total:]
+    if before is None or len(before) != len(tokens):
+        before = tokens.new_full((len(tokens), 0), -1)
+    if before.shape[1] == earlier:
+        return torch.cat([before, tokens], 1)
+    missing = tokens.new_full((len(tokens), max(0, earlier - before.shape[1])), -1)
+    return torch.cat([missing, before[:, :earlier], tokens], 1)

@@ -112,5 +112,11 @@ def padding(
     opening = is_pad.int().cumprod(1).bool()
     if pad == bos:
         opening = opening & torch.cat([opening[:, 1:], torch.zeros_like(opening[:, :1])], 1)
-    closing = is_pad.flip(1).int().cumprod(1).flip(1).bool()
-    return opening | closing
+    return opening | closing(tokens, pad)
+
+
+def closing(tokens: Int[Tensor, "batch pos"], pad: int | None) -> Bool[Tensor, "batch pos"]:
+    """Return True at the run of pad ids that closes each row."""
+    if pad is None:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    return (tokens == pad).flip(1).int().cumprod(1).flip(1).bool()
