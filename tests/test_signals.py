@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -210,6 +211,30 @@ def test_a_fitted_probe_is_the_logistic_regression_of_the_sides(host: str, site:
     torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-3)
     assert gate.direction.hook_name == place
     assert repr(gate).startswith("probe('nice', ")
+
+
+@pytest.mark.host
+def test_what_a_probe_is_fitted_to() -> None:
+    model, pairs = tiny("llama", hosts()[0]), Contrast(["w1 good", "w2 good"], ["w1 bad", "w2 bad"])
+    gate = Probe.fit(model, pairs, ("resid_post", 0))
+    assert gate.direction.hook_name == NAME
+    assert gate.direction.items == "2 pairs"
+    told = gate.direction.provenance
+    assert (told["positions"], told["data"]) == ("last_prompt_token", pairs.digest)
+    for place in ("resid_post", 3, ("resid_post", 0, 1), ["resid_post"]):
+        with pytest.raises(BadInputError, match="one hook point"):
+            Probe.fit(model, pairs, place)  # type: ignore[arg-type]
+    with pytest.raises(BadInputError, match="A probe is fitted to a Contrast"):
+        Probe.fit(model, ["w1"], NAME)  # type: ignore[arg-type]
+    mixed = Contrast([("w1", "good"), ("w2", "good")], ["w1 bad", "w2 bad"])
+    with pytest.raises(BadInputError, match="only one has completions"):
+        Probe.fit(model, mixed, NAME)
+    with pytest.warns(UserWarning, match="it may open on every prompt"):
+        OfPrompt(gate > 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OfPrompt(gate, "last")
+        OfPrompt(Probe.fit(model, pairs, NAME, positions="everywhere"))
 
 
 def test_no_comparison_opens_on_what_is_not_a_number() -> None:
