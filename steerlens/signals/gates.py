@@ -51,9 +51,10 @@ class Probe(Combining):
         """Return the L2 logistic regression of a contrast's sides, with its intercept.
 
         Read where `find_directions` reads unless `positions` are given: at an item's completion, or
-        at its last token; at a hook name, or at a (site, layer). A direction alone, also of the finder "probe", has no intercept, so that
-        a gate made of it opens at 0. Raises BadInputError on several hook points, and on sides read at
-        different positions. Cost: one streamed pass a side, one L-BFGS fit.
+        at its last token. The place is a hook name, or a (site, layer). A direction alone, also of
+        the finder "probe", has no intercept, so that a gate made of it opens at 0. Raises
+        BadInputError on several hook points, and on sides read at different positions. Cost: one
+        streamed pass a side, one L-BFGS fit.
 
         >>> gate = Probe.fit(model, contrast, "blocks.1.hook_resid_post", name="joy")
         >>> gate > 0.5
