@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from steerlens.continued import Text, Texts, appended
 from steerlens.errors import BadInputError, HookError
 from steerlens.host import Host, token_id
-from steerlens.positions import Mask, Selector, Window, padding
+from steerlens.positions import Mask, Selector, Window, closing, padding
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Generation:
     opens_with_bos: Tensor | None = None
     columns: int = 0
     """Of its first pass."""
+    text: Text | None = None
 
 
 class Ever:
@@ -70,8 +72,7 @@ class Clock:
     def __init__(self, model: Host, prompt_lengths: Int[Tensor, " batch"] | None = None) -> None:
         """Start before the first pass."""
         self.model = model
-        self.text = -1
-        """Number of the current text (a generation, or a pass and those that continue it)."""
+        self.texts = Texts()
         self.start = 0
         """Column at which the current pass begins in its text."""
         self.serial = 0
@@ -84,10 +85,6 @@ class Clock:
         self._told_real: Tensor | None = None
         self._window: Window | None = None
         self._masks: dict[int, tuple[Selector, Mask]] = {}
-        self._tokens: Int[Tensor, "batch total"] | None = None
-        self._real: Bool[Tensor, "batch known"] | None = None
-        """Where there are pads; None where there are none. Columns past its end are real."""
-        self._total = self._rows = 0
         self.generation: Generation | None = None
         """The generation under way."""
         self._unseen = False
@@ -104,14 +101,9 @@ class Clock:
         return self._window
 
     @property
-    def tokens(self) -> Int[Tensor, "batch total"] | None:
-        """Every token id of the current text so far."""
-        return self._tokens
-
-    @property
-    def real(self) -> Bool[Tensor, "batch total"]:
-        """True at tokens and False at pads, for the current text so far."""
-        return self.window.real_so_far
+    def text(self) -> Text:
+        """The current text: of a generation, or of a pass and those that continue it."""
+        return self.texts.latest
 
     def where(self, selector: Selector) -> Mask:
         """Return the positions that `selector` picks in this pass, pads left out."""
@@ -136,42 +128,46 @@ class Clock:
         attention_mask: Tensor | None = None,
         *,
         like: Tensor | None = None,
+        cache: object = None,
     ) -> None:
         """Open a pass over the columns from `past`; `tokens` are the last of them.
 
-        `like` is any (batch, pos, ...) tensor of the pass, where tokens are unknown or fewer.
+        `like` is any (batch, pos, ...) tensor of the pass, where tokens are unknown or fewer;
+        `cache` the object that holds its keys and values, where there is one.
         """
         shaped = tokens if like is None else like
         if shaped is None:
             raise BadInputError("A pass needs its tokens, or a tensor of its shape.")
         rows, width, device = shaped.shape[0], shaped.shape[1], shaped.device
-        if self.text < 0 or not (past > 0 or self._mid_generation()):
-            self.text += 1
-            self._tokens = self._real = None
-            self._total = 0
-        total = past + width
-        self._unseen = past > (0 if self._tokens is None else self._tokens.shape[1])
-        self._tokens = _appended(self._tokens, tokens, total)
-        decoded = self._mid_generation() and 0 < past == self._total and self._rows == rows
+        text, self.start, total = self._text(cache, past), past, past + width
+        self._unseen = past > (0 if text.tokens is None else text.tokens.shape[1])
+        text.tokens = appended(text.tokens, tokens, total)
+        decoded = self._mid_generation() and 0 < past == text.total and text.rows == rows
         if not decoded:
-            self._real = self._reality(attention_mask, total, rows, device)
-        self.start, self._total, self._rows = past, total, rows
+            text.real = self._reality(attention_mask, total, rows, device)
+        text.total, text.rows = total, rows
+        self.filled(cache)
         whole = tokens is None or tokens.shape[1] == width
         self._window = Window(
             index=self._decoded() if decoded else self._index(rows, device),
             opens_with_bos=self._opens_with_bos(rows, device),
-            tokens=tokens if whole or self._tokens is None else self._tokens[:, past:],
+            tokens=tokens if whole or text.tokens is None else text.tokens[:, past:],
             prompt_lengths=self._prompt_lengths(rows, past, device),
             model=self.model,
-            text=self.text,
+            kept=text.kept,
             start=past,
-            history=self._tokens,
+            history=text.tokens,
             cache=self._cache,
-            history_real=self._real,
+            history_real=text.real,
             decoded=decoded,
         )
         self._masks = {}
         self.serial += 1
+
+    def filled(self, cache: object) -> None:
+        """Say that a cache holds the current text so far; None where a pass keeps none."""
+        if cache is not None:
+            self.texts.bind(cache, self.text)
 
     @contextmanager
     def told(self, prompt_lengths: Tensor, real: Tensor) -> Iterator[None]:
@@ -186,6 +182,18 @@ class Clock:
     def _mid_generation(self) -> bool:
         return self.generation is not None and self.generation.prompt_lengths is not None
 
+    def _text(self, cache: object, past: int) -> Text:
+        """The text that a pass belongs to: its generation's, a new one, or its cache's."""
+        generation = self.generation
+        if generation is not None and generation.text is not None and self._mid_generation():
+            text = self.texts.at(generation.text, past)
+        else:
+            text = self.texts.going_on(cache, past) if past else self.texts.new()
+        if generation is not None:
+            generation.text = text
+        self.texts.latest = text
+        return text
+
     def _reality(
         self, attention_mask: Tensor | None, total: int, rows: int, device: torch.device
     ) -> Bool[Tensor, "batch total"] | None:
@@ -199,33 +207,38 @@ class Clock:
                     f"{(rows, total)}, cached tokens included. Give one of that shape, or none."
                 )
             return attention_mask.to(device).bool()
-        continued = self._total and self._rows == rows
-        if continued and self._real is not None:
-            more = self._real.new_ones(rows, max(0, total - self._real.shape[1]))
-            return torch.cat([self._real[:, :total], more], 1)
-        if continued or self._tokens is None or rows == 1:
-            return None
-        return ~padding(self._tokens, token_id(self.model, "pad"), token_id(self.model, "bos"))
+        text, real, pad = self.text, None, token_id(self.model, "pad")
+        continued = text.total and text.rows == rows
+        if continued and text.real is not None:
+            more = text.real.new_ones(rows, max(0, total - text.real.shape[1]))
+            real = torch.cat([text.real[:, :total], more], 1)
+        if text.tokens is None or rows == 1 or (continued and self.generation is not None):
+            return real
+        if not continued:
+            return ~padding(text.tokens, pad, token_id(self.model, "bos"))
+        here = ~closing(text.tokens, pad)
+        here[:, : self.start] = True
+        return here if real is None else real & here
 
     def _decoded(self) -> Int[Tensor, "batch pos"]:
         """Each generated token's index: what `generate` appends is real, in every row."""
         assert self.generation is not None
         assert self.generation.prompt_lengths is not None
         first = self.generation.prompt_lengths[:, None] + (self.start - self.generation.columns)
-        width = self._total - self.start
+        width = self.text.total - self.start
         return first if width == 1 else first + torch.arange(width, device=first.device)
 
     def _index(self, rows: int, device: torch.device) -> Int[Tensor, "batch pos"]:
         """Each new token's index among its row's real ones, -1 at pads."""
-        if self._real is None:
-            return torch.arange(self.start, self._total, device=device).expand(rows, -1)
-        counts, real = self._real.cumsum(1), self._real
+        if self.text.real is None:
+            return torch.arange(self.start, self.text.total, device=device).expand(rows, -1)
+        counts, real = self.text.real.cumsum(1), self.text.real
         if self.start:
             counts, real = counts[:, self.start :], real[:, self.start :]
         return counts * real - 1
 
     def _opens_with_bos(self, rows: int, device: torch.device) -> Bool[Tensor, " batch"] | None:
-        if self._tokens is None:
+        if self.text.tokens is None:
             return None
         if self.generation is not None and self.generation.opens_with_bos is not None:
             return self.generation.opens_with_bos
@@ -234,9 +247,9 @@ class Clock:
             return torch.zeros(rows, dtype=torch.bool, device=device)
         if self._unseen:
             return None
-        opening = self._tokens[:, :1]
-        if self._real is not None:
-            opening = self._tokens.gather(1, self._real.int().argmax(1, keepdim=True))
+        opening = self.text.tokens[:, :1]
+        if self.text.real is not None:
+            opening = self.text.tokens.gather(1, self.text.real.int().argmax(1, keepdim=True))
         opens = (opening == bos).squeeze(1)
         if self.generation is not None:
             self.generation.opens_with_bos = opens
@@ -248,7 +261,7 @@ class Clock:
         if self.generation is not None:
             if self.generation.prompt_lengths is None:
                 self.generation.prompt_lengths = self._counts(rows, device)
-                self.generation.columns = self._total
+                self.generation.columns = self.text.total
             return self.generation.prompt_lengths
         if self._declared is not None:
             if len(self._declared) != rows:
@@ -257,13 +270,13 @@ class Clock:
                     f"{rows} rows; give one a row."
                 )
             return self._declared.to(device)
-        return None if past > 0 or self._tokens is None else self._counts(rows, device)
+        return None if past > 0 or self.text.tokens is None else self._counts(rows, device)
 
     def _counts(self, rows: int, device: torch.device) -> Int[Tensor, " batch"]:
         """Real tokens of each row so far."""
-        if self._real is None:
-            return torch.full((rows,), self._total, device=device)
-        return self._real.sum(1)
+        if self.text.real is None:
+            return torch.full((rows,), self.text.total, device=device)
+        return self.text.real.sum(1)
 
     @contextmanager
     def generating(self, generation: Generation) -> Iterator[None]:
@@ -273,18 +286,3 @@ class Clock:
             yield
         finally:
             self.generation = outer
-
-
-def _appended(before: Tensor | None, tokens: Tensor | None, total: int) -> Tensor | None:
-    """Tokens so far, ending in the new ones; -1 (no token) where a cache was filled unseen."""
-    if tokens is None:
-        return None
-    earlier = total - tokens.shape[1]
-    if earlier <= 0:
-        return tokens[:, -total:]
-    if before is None or len(before) != len(tokens):
-        before = tokens.new_full((len(tokens), 0), -1)
-    if before.shape[1] == earlier:
-        return torch.cat([before, tokens], 1)
-    missing = tokens.new_full((len(tokens), max(0, earlier - before.shape[1])), -1)
-    return torch.cat([missing, before[:, :earlier], tokens], 1)

@@ -137,6 +137,7 @@ def hooked(model: Host, fwd_hooks: FwdHooks) -> Iterator[None]:
 def _listeners(model: Any, clock: Clock, layers: set[int]) -> Iterator[Any]:
     if is_bridge(model):
         yield model.original_model.register_forward_pre_hook(_bridge_pass(clock), with_kwargs=True)
+        yield model.original_model.register_forward_hook(_leaving(clock))
     else:
         embedded: list[tuple[Tensor, Generation | None]] = []
         yield model.embed.register_forward_pre_hook(_embedding(clock, embedded))
@@ -154,9 +155,18 @@ def _bridge_pass(clock: Clock) -> Callable[..., None]:
         cache = options.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         mask = options.get("attention_mask")
-        clock.begin(ids, past, _two_dimensional(mask))
+        clock.begin(ids, past, _two_dimensional(mask), cache=cache)
 
     return begin
+
+
+def _leaving(clock: Clock) -> Callable[..., None]:
+    """Hugging Face makes a cache for a pass that is given none, and hands it out at the end."""
+
+    def leave(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        clock.filled(getattr(output, "past_key_values", None))
+
+    return leave
 
 
 def _embedding(
@@ -178,7 +188,7 @@ def _hooked_pass(
         tokens, generation = embedded.pop() if embedded else (None, None)
         if tokens is None or generation is not clock.generation:  # generate embeds one too many
             raise HookError(_NO_TOKENS)
-        clock.begin(tokens, past, mask, like=args[0])
+        clock.begin(tokens, past, mask, like=args[0], cache=entry)
 
     return begin
 

@@ -25,6 +25,7 @@ ORDER = [
     "components",
     "text",
     "positions",
+    "continued",
     "clock",
     "passes",
     "prefixes",

@@ -66,10 +66,26 @@ def test_indices_count_real_tokens() -> None:
     assert clock.window.index.tolist() == [[-1, -1, 0, 1], [0, 1, 2, 3]]
     assert clock.window.prompt_lengths.tolist() == [2, 4]
     assert clock.window.opens_with_bos.tolist() == [True, True]
-    clock.begin(torch.tensor([[0], [0]]), past=4)  # generated, though it is the pad id
+    clock.begin(torch.tensor([[8], [9]]), past=4)
     assert clock.window.index.tolist() == [[2], [4]]
-    assert clock.tokens.tolist() == [[0, 0, 1, 5, 0], [1, 5, 6, 7, 0]]
+    assert clock.window.history.tolist() == [[0, 0, 1, 5, 8], [1, 5, 6, 7, 9]]
     assert clock.window.prompt_lengths is None
+
+
+def test_pads_that_close_what_goes_on() -> None:
+    """As in a fresh pass over the same text; what `generate` appends is real, whatever its id."""
+    whole, clock = Clock(model()), Clock(model())
+    text = torch.tensor([[0, 1, 5, 6, 0, 7], [1, 5, 6, 7, 0, 0]])
+    whole.begin(text)
+    clock.begin(text[:, :3])
+    clock.begin(text[:, 3:], past=3)
+    assert clock.window.real_so_far.tolist() == whole.window.real_so_far.tolist()
+    clock.begin(text[:, :1] + 8, past=6)
+    assert clock.window.index.tolist() == [[5], [4]]
+    with clock.generating(Generation()):
+        clock.begin(text[:, :3])
+        clock.begin(text[:, :1] * 0, past=3)
+        assert clock.window.index.tolist() == [[2], [3]]
 
 
 def test_a_single_row_has_no_pads() -> None:
@@ -82,7 +98,7 @@ def test_the_hosts_mask_is_believed() -> None:
     clock = Clock(model())
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
     clock.begin(torch.tensor([[1, 5, 0, 6], [1, 0, 0, 0]]), attention_mask=mask)
-    assert clock.real.tolist() == mask.bool().tolist()
+    assert clock.window.real_so_far.tolist() == mask.bool().tolist()
 
 
 def test_texts_are_told_apart() -> None:
@@ -91,12 +107,12 @@ def test_texts_are_told_apart() -> None:
     texts = []
     for past in (0, 3, 4, 0):
         clock.begin(tokens if past == 0 else tokens[:, :1], past=past)
-        texts.append(clock.text)
+        texts.append(clock.text.number)
     assert texts == [0, 0, 0, 1]
     with clock.generating(Generation()):
         for width in (3, 3, 3):  # uncached generation: every pass is a whole text
             clock.begin(tokens[:, :width])
-            texts.append(clock.text)
+            texts.append(clock.text.number)
             assert clock.window.prompt_lengths.tolist() == [3]
     assert texts[4:] == [2, 2, 2]
 

@@ -19,7 +19,7 @@ PAGES = {
     "docs/start.md": ["Direction('sentiment'", "Calibrated("],
     "docs/one-equation.md": ["Comparison("],
     "docs/positions.md": ["tokens:", "the same tokens: True"],
-    "docs/gates.md": ["probe('happy'", "gate"],
+    "docs/gates.md": ["probe('happy'", "gate", "soup. unchanged: False", "park. unchanged: True"],
     "docs/views.md": ["Otto, not Leo promotes ' Otto'", "suppresses ' Leo'", "kB"],
     "docs/evaluating.md": ["feelings tensor", "cheer tensor", "at 0.1 nats a token", "Calibrated("],
     "docs/effects.md": ["logit of the first answer above the second", "L2H7"],

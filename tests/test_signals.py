@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from steerlens.signals import (
     OfPrompt,
     Probe,
     Product,
+    ProjectedCosine,
     Projection,
     Relu,
     Rows,
@@ -52,7 +54,7 @@ def read(x: Tensor) -> Tensor:
 
 
 def moment(
-    x: Tensor, prompt: int, memory: Memory | None = None, start: int = 0, pads: int = 0
+    x: Tensor, prompt: int, after: Moment | None = None, start: int = 0, pads: int = 0
 ) -> Moment:
     """A pass over some columns of a batch of one row, BOS at its first real token."""
     index = torch.arange(start, start + x.shape[1])[None] - pads
@@ -63,8 +65,9 @@ def moment(
         prompt_lengths=torch.tensor([prompt]),
         model=tiny("gpt2", hosts()[0]),
         start=start,
+        kept={} if after is None else after.placed.kept,
     )
-    return Moment(x, window, memory=memory or Memory())
+    return Moment(x, window, memory=Memory() if after is None else after.memory)
 
 
 def test_values() -> None:
@@ -142,6 +145,17 @@ def test_gates_by_hand(seed: int, bias: float) -> None:
     torch.testing.assert_close(of_stream(0.3)(here), 0.3 * x.norm(dim=-1))
 
 
+def test_no_cosine_rounds_beyond_1() -> None:
+    """Beyond it a share would be refused, by the luck of the data."""
+    vector = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 2000, 1, generator=torch.Generator().manual_seed(1)) * vector
+    line = Direction(NAME, vector)
+    plane = Basis({NAME: torch.stack([vector, vector.flip(0)])}, "ab")
+    for score in (Cosine(line), Cosine(plane), ProjectedCosine(Direction(NAME, 1e-4 * vector))):
+        for part in (x, x * 1e-3):
+            assert score(Moment(part)).abs().max() <= 1
+
+
 @LAW
 @given(st.integers(0, 9999))
 def test_soft_gates_obey_de_morgan(seed: int) -> None:
@@ -198,6 +212,27 @@ def test_a_fitted_probe_is_the_logistic_regression_of_the_sides(host: str, site:
     torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-3)
     assert gate.direction.hook_name == place
     assert repr(gate).startswith("probe('nice', ")
+
+
+@pytest.mark.host
+def test_what_a_probe_is_fitted_to() -> None:
+    model, pairs = tiny("llama", hosts()[0]), Contrast(["w1 good", "w2 good"], ["w1 bad", "w2 bad"])
+    gate = Probe.fit(model, pairs, ("resid_post", 0))
+    assert gate.direction.hook_name == NAME
+    assert gate.direction.items == "2 pairs"
+    told = gate.direction.provenance
+    assert (told["positions"], told["data"]) == ("last_prompt_token", pairs.digest)
+    with pytest.raises(BadInputError, match="one hook point"):
+        Probe.fit(model, pairs, "resid_post")
+    mixed = Contrast([("w1", "good"), ("w2", "good")], ["w1 bad", "w2 bad"])
+    with pytest.raises(BadInputError, match="only one has completions"):
+        Probe.fit(model, mixed, NAME)
+    with pytest.warns(UserWarning, match="it may open on every prompt"):
+        OfPrompt(gate > 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OfPrompt(gate, "last")
+        OfPrompt(Probe.fit(model, pairs, NAME, positions="everywhere"))
 
 
 def test_no_comparison_opens_on_what_is_not_a_number() -> None:
@@ -268,13 +303,11 @@ def test_law_2_courses_in_pieces_and_padded(
         "steps": Steps(1, 3),
     }[gate]
     whole = made(moment(x, prompt)).expand(1, 9)
-    memory = Memory()
-    pieces = [
-        made(moment(part, prompt, memory, start)).expand(1, part.shape[1])
-        for part, start in ((x[:, :cut], 0), (x[:, cut:], cut))
-    ]
+    first = moment(x[:, :cut], prompt)
+    later = moment(x[:, cut:], prompt, first, cut)
+    pieces = [made(each).expand(each.x.shape[:2]) for each in (first, later)]
     torch.testing.assert_close(torch.cat(pieces, 1), whole)
-    again = made(moment(x[:, cut:], prompt, memory, cut)).expand(1, 9 - cut)
+    again = made(moment(x[:, cut:], prompt, first, cut)).expand(1, 9 - cut)
     torch.testing.assert_close(again, whole[:, cut:], msg="a second continuation of one cache")
     junk = torch.full((1, pads, 4), 1e9).double()
     padded = made(moment(torch.cat([junk, x], 1), prompt, pads=pads)).expand(1, 9 + pads)
@@ -285,6 +318,11 @@ def test_a_latch_stays_open_and_leaves_bos_out() -> None:
     x = torch.tensor([9.0, 0, 1, 0, 0]).reshape(1, 5, 1)
     gate = signal(lambda x: x[..., 0])
     assert Latch(gate)(moment(x, 2)).tolist() == [[0, 0, 1, 1, 1]]
+    low = torch.tensor([9.0, -3, -1, -3, -2]).reshape(1, 5, 1)
+    assert Latch(gate)(moment(low, 2)).tolist() == [[0, -3, -1, -1, -1]]
+    latch, first = Latch(gate), moment(low[:, :2], 2)
+    later = moment(low[:, 2:], 2, first, 2)
+    assert [latch(each).tolist() for each in (first, later)] == [[[0, -3]], [[-1, -1, -1]]]
     high = torch.tensor([9.0, 2, 0.5, -2, 0.5]).reshape(1, 5, 1)
     assert Hysteresis(gate, 1, -1)(moment(high, 2)).tolist() == [[0, 1, 1, 0, 0]]
 

@@ -47,4 +47,5 @@ from steerlens.positions.selectors import span as span
 from steerlens.positions.showing import Shown as Shown
 from steerlens.positions.window import Mask as Mask
 from steerlens.positions.window import Window as Window
+from steerlens.positions.window import closing as closing
 from steerlens.positions.window import padding as padding

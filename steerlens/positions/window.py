@@ -29,8 +29,8 @@ class Window:
     prompt_lengths: Int[Tensor, " batch"] | None
     """Real tokens of each row's prompt; None where nobody knows."""
     model: Host
-    text: int = 0
-    """Number of the text (or batch of texts) among those that passed."""
+    kept: dict[tuple[object, int], Any] = field(default_factory=dict, repr=False)
+    """What signals kept of this text, each with the column at which a pass may go on."""
     start: int = 0
     """Column of the text at which this pass begins; above 0 under a KV cache."""
     history: Int[Tensor, "batch total"] | None = None
@@ -112,5 +112,11 @@ def padding(
     opening = is_pad.int().cumprod(1).bool()
     if pad == bos:
         opening = opening & torch.cat([opening[:, 1:], torch.zeros_like(opening[:, :1])], 1)
-    closing = is_pad.flip(1).int().cumprod(1).flip(1).bool()
-    return opening | closing
+    return opening | closing(tokens, pad)
+
+
+def closing(tokens: Int[Tensor, "batch pos"], pad: int | None) -> Bool[Tensor, "batch pos"]:
+    """Return True at the run of pad ids that closes each row."""
+    if pad is None:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    return (tokens == pad).flip(1).int().cumprod(1).flip(1).bool()

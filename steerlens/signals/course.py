@@ -6,6 +6,7 @@ batch and a single long pass give the same values (law 2).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -18,8 +19,10 @@ from torch import Tensor
 from steerlens.cards import number
 from steerlens.errors import BadInputError
 from steerlens.positions import Window
+from steerlens.signals.gates import Probe
 from steerlens.signals.moment import Moment
 from steerlens.signals.signal import Combining, Signal, Values, signal
+from steerlens.signals.walks import parts
 
 
 def steps(window: Window) -> Int[Tensor, "batch pos"]:
@@ -115,14 +118,15 @@ class Latch(Combining):
         object.__setattr__(self, "gate", signal(self.gate))
 
     def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
-        """Return the running maximum, pads and BOS left out."""
+        """Return the running maximum, pads and BOS left out; 0 before any other token."""
         values = _each(self.gate, moment)
         window = moment.placed
         before = moment.recall(self)
-        first = torch.zeros_like(values[:, :1]) if before is None else before[:, None]
-        whole = torch.cat([first, values.masked_fill(~window.words, 0)], 1).cummax(1).values
+        unseen = -torch.inf
+        first = torch.full_like(values[:, :1], unseen) if before is None else before[:, None]
+        whole = torch.cat([first, values.masked_fill(~window.words, unseen)], 1).cummax(1).values
         moment.keep(self, whole[:, -1])
-        return whole[:, 1:]
+        return whole[:, 1:].masked_fill(whole[:, 1:] == unseen, 0)
 
     def __repr__(self) -> str:
         """Return `latch(gate)`."""
@@ -169,7 +173,8 @@ class Hysteresis(Combining):
 class OfPrompt(Combining):
     """A signal of the prompt as one vector, held for the rest of the row.
 
-    The vector is the mean over the prompt's tokens (BOS left out) or its last token.
+    The vector is the mean over the prompt's tokens (BOS left out) or its last token. Warns of a
+    probe that was fitted to last tokens alone and would meet means, which it does not know.
     """
 
     signal: Signal
@@ -180,6 +185,13 @@ class OfPrompt(Combining):
         object.__setattr__(self, "signal", signal(self.signal))
         if self.pool not in ("mean", "last"):
             raise BadInputError(f"A prompt is pooled by 'mean' or 'last'; got {self.pool!r}.")
+        if self.pool == "mean" and any(_of_last_tokens(part) for part, _ in parts(self, "")):
+            warnings.warn(
+                f"{self!r} asks a probe about the mean over a prompt, and it was fitted to last "
+                "tokens: it may open on every prompt. Give OfPrompt(probe, 'last'), or "
+                "Probe.fit(..., positions='everywhere').",
+                stacklevel=3,
+            )
 
     def __call__(self, moment: Moment) -> Float[Tensor, "batch 1"]:
         """Return one value a row. Raises BadInputError on a prompt that comes in pieces."""
@@ -201,6 +213,12 @@ class OfPrompt(Combining):
     def __repr__(self) -> str:
         """Return `of_prompt(signal)`."""
         return f"of_prompt({self.signal!r}, {self.pool!r})"
+
+
+def _of_last_tokens(part: object) -> bool:
+    """Whether a part of a signal is a probe that `Probe.fit` read at one token an item."""
+    told = part.direction.provenance if isinstance(part, Probe) else {}
+    return told.get("method") == "Probe.fit" and told.get("positions") == "last_prompt_token"
 
 
 def _each(signal: Signal, moment: Moment) -> Float[Tensor, "batch pos"]:

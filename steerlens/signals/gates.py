@@ -13,12 +13,15 @@ from torch.linalg import vector_norm
 from steerlens.activations import collect
 from steerlens.basis import Basis, orthonormal_factor
 from steerlens.cards import number
-from steerlens.contrast import Contrast
+from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
+from steerlens.directions.finding import check_read_alike
 from steerlens.directions.probe import fitted
 from steerlens.errors import BadInputError
-from steerlens.host import Host
+from steerlens.host import Host, hook_names
+from steerlens.host import hook_name as full_name
 from steerlens.positions import Positions
+from steerlens.provenance import provenance
 from steerlens.signals.moment import Moment
 from steerlens.signals.signal import Combining, Signal, Values, signal
 
@@ -40,7 +43,7 @@ class Probe(Combining):
         cls,
         model: Host,
         contrast: Contrast,
-        hook_name: str,
+        hook_name: str | tuple[str, int],
         *,
         positions: Positions | None = None,
         name: str = "probe",
@@ -48,18 +51,34 @@ class Probe(Combining):
         """Return the L2 logistic regression of a contrast's sides, with its intercept.
 
         Read where `find_directions` reads unless `positions` are given: at an item's completion, or
-        at its last token. A direction alone, also of the finder "probe", has no intercept, so that
-        a gate made of it opens at 0. Cost: one streamed pass a side, one L-BFGS fit.
+        at its last token. The place is a hook name, or a (site, layer). A direction alone, also of
+        the finder "probe", has no intercept, so that a gate made of it opens at 0. Raises
+        BadInputError on several hook points, and on sides read at different positions. Cost: one
+        streamed pass a side, one L-BFGS fit.
 
         >>> gate = Probe.fit(model, contrast, "blocks.1.hook_resid_post", name="joy")
         >>> gate > 0.5
         (probe('joy', ...) > 0.5)
         """
-        sides = (contrast.positive, contrast.negative)
-        read = [collect(model, each, hook_name, positions, progress=False) for each in sides]
-        high, low = (each.examples[hook_name] for each in read)
+        check_contrast(contrast, "A probe is fitted to")
+        place, sides = _one_place(model, hook_name), (contrast.positive, contrast.negative)
+        read = [collect(model, each, place, positions, progress=False) for each in sides]
+        check_read_alike(*(each.positions for each in read))
+        high, low = (each.examples[place] for each in read)
         weights, bias = fitted(high.flatten(1), low.flatten(1))
-        return cls(Direction(hook_name, weights.reshape(high.shape[1:]), name=name), bias)
+        direction = Direction(
+            place,
+            weights.reshape(high.shape[1:]),
+            name=name,
+            items=contrast.counted,
+            provenance={
+                **provenance(model),
+                "method": "Probe.fit",
+                "positions": read[0].positions,
+                "data": contrast.digest,
+            },
+        )
+        return cls(direction, bias)
 
     def __post_init__(self) -> None:
         """Raise BadInputError on anything but a direction."""
@@ -98,13 +117,13 @@ class Cosine(Combining):
             )
 
     def __call__(self, moment: Moment) -> Values:
-        """Return the cosine, 0 where the activation is."""
+        """Return the cosine, 0 where the activation is; rounding takes none beyond 1."""
         x = moment.x
         length: Tensor = vector_norm(x.flatten(2), dim=-1).clamp_min(1e-12)
         inside: Tensor = x.flatten(2) @ moment.beside(self._rows).T
         one = isinstance(self.condition, Direction)
         whole: Tensor = inside[..., 0] if one else vector_norm(inside, dim=-1)
-        return whole / length
+        return (whole / length).clamp(-1, 1)
 
     @cached_property
     def _rows(self) -> Float[Tensor, "k d"]:
@@ -163,6 +182,18 @@ class Relu(Combining):
         """Return `relu(score)`."""
         past = f" - {number(self.start)}" if self.start else ""
         return f"relu({self.score!r}{past})"
+
+
+def _one_place(model: Host, place: object) -> str:
+    """The full name of one hook point. Raises BadInputError on what names none, or several."""
+    name = full_name(*place) if isinstance(place, tuple) and len(place) == 2 else place
+    found = hook_names(model, name) if isinstance(name, str) else []
+    if len(found) != 1:
+        raise BadInputError(
+            f"A probe reads one hook point; got {place!r}. Give a hook name, or a site and its "
+            "layer: ('resid_post', 3)."
+        )
+    return found[0]
 
 
 def check_direction(value: object, what: str) -> None:

@@ -14,12 +14,10 @@ from steerlens.positions import Window
 
 
 class Memory:
-    """What signals kept where passes over the current text ended; and constants, made once."""
+    """What tells an intervention's state from others' in a text; and constants, made once."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._text = -1
-        self._kept: dict[tuple[object, int], Tensor] = {}
         self._numbers: dict[float, Tensor] = {}
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -50,20 +48,19 @@ class Memory:
 
         Raises BadInputError where the text so far passed unseen.
         """
-        if window.text != self._text:
-            self._text, self._kept = window.text, {}
         if window.start == 0:
             return None
-        if (key, window.start) not in self._kept:
+        found: Tensor | None = window.kept.get(((self, *key), window.start))
+        if found is None:
             raise BadInputError(
                 f"{key[0]!r} needs the text from its beginning, and this pass continues a KV cache "
                 "that was filled without it. Fill the cache while the steering is on."
             )
-        return self._kept[key, window.start]
+        return found
 
     def keep(self, key: tuple[object, str | None], window: Window, value: Tensor) -> None:
         """Keep a value for the pass that begins where this one ends."""
-        self._kept[key, window.start + window.index.shape[1]] = value
+        window.kept[(self, *key), window.start + window.index.shape[1]] = value
 
 
 @dataclass(eq=False, slots=True)

@@ -18,8 +18,9 @@ from steerlens.signals.signal import Combining, Values
 class ProjectedCosine(Combining):
     """cos(x, tanh(P x)), with P = c cᵀ / cᵀc: CAST's score of a condition c (arXiv 2409.05907).
 
-    Between 0 and 1, and the same for c and -c: P x points to the same side as x. While P x is
-    small it is |cos(x, c)|; tanh, entry by entry, bounds what single large entries count for.
+    At most 1, and the same for c and -c: P x points to the same side as x. While P x is small it is
+    |cos(x, c)|; tanh, entry by entry, bounds what single large entries count for, and where they
+    are most of P x it may fall below 0.
     Compare it to make a gate, of the prompt as a whole:
 
     >>> condition = directions["resid_post", 1]
@@ -56,4 +57,4 @@ def projected_cosine(
     squashed = torch.tanh((x @ unit)[..., None] * unit)
     lengths = x.norm(dim=-1) * squashed.norm(dim=-1)
     score: Tensor = (x * squashed).sum(-1) / lengths.clamp_min(1e-12)
-    return score
+    return score.clamp(-1, 1)  # rounding takes it beyond

@@ -44,7 +44,7 @@ class Trace:
         self._kept = 0
         self._serial = -1
         self._full = False
-        self._drafts: dict[int, Draft] = {}
+        self._drafts: dict[int | None, Draft] = {}
         self._draft: Draft | None = None
         self._texts: tuple[TracedText, ...] | None = None
 
@@ -83,15 +83,15 @@ class Trace:
             return
         if window.history is None or window.prompt_lengths is None:
             raise BadInputError("A trace needs tokens and prompt_lengths; give them to trace().")
-        draft = self._drafts.get(clock.text)
-        if draft is not None and 0 < clock.start < _total(draft):
-            draft.work_out(self.interventions)
-            self._drafts[-len(self._drafts) - 1] = draft
-            draft = draft.branch(clock.start)
+        draft = self._drafts.get(clock.text.number)
+        parent = self._drafts.get(clock.text.parent) if draft is None else None
+        if parent is not None:
+            parent.work_out(self.interventions)
+            draft = parent.branch(clock.start)
         elif draft is None:
             draft = Draft(window, window.prompt_lengths)
         draft.window = window
-        self._drafts[clock.text] = self._draft = draft
+        self._drafts[clock.text.number] = self._draft = draft
 
     def finish(self, clock: Clock) -> None:
         """Assemble the records and move them to the CPU, as plain tensors.
@@ -201,11 +201,6 @@ class Trace:
         if self._texts:
             rows |= {f"warning {i}": line for i, line in enumerate(self.warnings, 1)}
         return card(repr(self).splitlines()[0], rows)
-
-
-def _total(draft: Draft) -> int:
-    """The columns of a text so far."""
-    return draft.window.start + draft.window.index.shape[1]
 
 
 def _without_fillers(

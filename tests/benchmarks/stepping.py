@@ -24,7 +24,7 @@ from steerlens.signals import Probe
 Context = Callable[[], AbstractContextManager[Any]]
 PROMPT = 24
 OPENING = ("_bridge_pass", "_hooked_pass")
-"""What the hosts call as a pass begins; besides them, `_embedding` and `_reaching`."""
+"""What the hosts call as a pass begins; besides them, `_embedding`, `_reaching` and `_leaving`."""
 
 
 class Watch:
@@ -77,7 +77,7 @@ def wrapped(around: Callable[..., Callable[..., Any]]) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(Session, "fwd_hooks", fwd_hooks))
-        for name in (*OPENING, "_embedding", "_reaching"):
+        for name in (*OPENING, "_embedding", "_reaching", "_leaving"):
             stack.enter_context(patch.object(passes, name, listener(name)))
         yield
 
