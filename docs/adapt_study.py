@@ -29,6 +29,7 @@ from tqdm import tqdm
 import steerlens as sl
 from steerlens.demo import load_model, world
 from steerlens.demo.tasks import of_world
+from steerlens.errors import BadInputError
 from steerlens.evaluation import Choice, MultipleChoice, Neutral
 from steerlens.methods import steer2adapt
 from steerlens.methods.steer2adapt import Search
@@ -140,7 +141,7 @@ def one_draw(
 
 
 def study(model: Any, results: Results) -> Results:
-    """Every task and draw."""
+    """Every task and draw; None where the model does not get six wrong."""
     bases = {domain: concepts(model, domain) for domain in ("reasoning", "safety")}
     able = _mean(useful(model, None, "test", COST_ITEMS))
     for name in tqdm(HOME, desc="tasks"):
@@ -148,7 +149,12 @@ def study(model: Any, results: Results) -> Results:
             continue
         test = of_world(name, "test", TEST)
         base = test.scores(model).values[0].tolist()
-        draws = [one_draw(model, bases, name, draw, test) for draw in range(DRAWS)]
+        try:
+            draws = [one_draw(model, bases, name, draw, test) for draw in range(DRAWS)]
+        except BadInputError as error:  # the model makes too few mistakes
+            print(f"{name}: {error}")
+            results[name] = None
+            continue
         results[name] = {"none": {"scores": base, "kl": 0.0, "useful": able}, "draws": draws}
     return results
 
@@ -174,7 +180,9 @@ def curves(model: Any) -> pandas.DataFrame:
 
 def report(results: Sequence[dict[str, Any]]) -> None:
     """Print accuracies by task, and what composition gains over each baseline."""
-    tasks = list(results[0])
+    tasks = [task for task in results[0] if all(run[task] for run in results)]
+    if left := [task for task in results[0] if task not in tasks]:
+        print("Left out, as a model makes too few mistakes there:", ", ".join(left))
     methods = list(results[0][tasks[0]]["draws"][0])
     scores = {"none": _stacked(results, tasks, lambda task: [task["none"]])}
     for m in methods:
@@ -189,6 +197,10 @@ def report(results: Sequence[dict[str, Any]]) -> None:
     print(table.assign(mean=table.mean(axis=1)).round(3).to_string(), "\n")
     flat = {m: each.flatten(1) for m, each in scores.items()}
     print(gains(flat, kl=cost).to_string(index=False), "\n")
+    able = _mean([run[t]["none"]["useful"] for run in results for t in tasks])
+    for m in COSTED:
+        left = _mean([d[m]["useful"] for run in results for t in tasks for d in run[t]["draws"]])
+        print(f"competence {able:.3f}, under {m} {left:.3f}")
     leads = [paired_difference(flat["composition"], flat[m]) for m in methods[1:]]
     for m, lead, p in zip(methods[1:], leads, holm([each.p for each in leads]), strict=True):
         low, high = lead.interval
