@@ -17,11 +17,11 @@ from steerlens.positions import Selector
 from steerlens.provenance import provenances
 from steerlens.signals import (
     Constant,
-    Function,
     Moment,
     OfStream,
     Signal,
     fixed,
+    foreign,
     holds,
     hook_points,
     product,
@@ -83,7 +83,7 @@ class Intervention:
             return None
         if self.transform.scales == "share":
             return 0, 1
-        any_number = holds(self.coeff, Function) or holds(self.gate, Function)
+        any_number = foreign(self.coeff) or foreign(self.gate)
         return (-math.inf, math.inf) if any_number else None
 
     def __repr__(self) -> str:

@@ -101,6 +101,11 @@ class Session:
 
     def _elsewhere(self, leaf: Intervention, name: str, h: Tensor) -> Tensor:
         """What stands at another hook point in this pass; at the leaf's own, what it sees there."""
+        if name not in self._points:
+            raise BadInputError(
+                f"{leaf!r} reads {name!r}, and nothing told that it would. A signal of your own "
+                "says what it reads: it is a dataclass, and has signal.at(hook_name) in a field."
+            )
         if self._points[name] == self._points[leaf.hook_name]:
             return h
         serial, activation = self._read.get(name, (-1, None))
@@ -143,6 +148,11 @@ class Session:
     def _check_shape(self, name: str, activation: Tensor) -> None:
         window = self.clock.window
         if activation.shape[:2] != window.index.shape:
+            if window.start and name.endswith("hook_rot_k"):
+                raise HookError(
+                    f"{name!r} fires over all cached keys in every pass, and cannot be steered or "
+                    "read under a KV cache. Take 'k', or use_past_kv_cache=False."
+                )
             raise HookError(
                 f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos) in a pass of "
                 f"{tuple(window.index.shape)}. Hooks from fwd_hooks() serve one pass over the "

@@ -104,7 +104,7 @@ class Steering:
     def trace(
         self, model: Host, *, prompt_lengths: PromptLengths | None = None, max_tokens: int = 50_000
     ) -> Iterator[Trace]:
-        """Steer as `on` does, and keep what was written, for `max_tokens` tokens at most.
+        """Steer as `on` does, and keep what was written: passes, each whole, up to `max_tokens`.
 
         >>> with steering.trace(model) as trace:
         ...     text = model.generate("Once upon a time", max_new_tokens=8, verbose=False)

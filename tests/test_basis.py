@@ -470,6 +470,8 @@ def test_a_factored_matrix_gives_its_output_side() -> None:
     left, right = normal(5, 2), normal(2, 6, seed=1)
     product = left @ right
     basis = Basis.from_factored(FactoredMatrix(left, right), 2, NAME)
+    narrow = FactoredMatrix(left.bfloat16(), right.bfloat16())
+    assert Basis.from_factored(narrow, 2, NAME).only().dtype == torch.float32
     close(basis.singular_values, torch.linalg.svdvals(product)[:2], atol=1e-4)
     close(basis.project(product), product)
     close((product @ basis.orthonormal().only().T).norm(dim=0), basis.singular_values, atol=1e-4)

@@ -35,6 +35,7 @@ def model(pad: int | None = 0, bos: int | None = 1) -> Any:
         ([0, 5, 6, 7, 8], 0, 0, "....."),
         ([1, 5, 6, 7, 8], None, 1, "....."),
         ([0, 0, 5, 6, 7], 0, None, "xx..."),
+        ([0, 0, 0], 0, 0, "xx."),
     ],
 )
 def test_trap_pads_are_runs_at_the_ends(row: list[int], pad: Any, bos: Any, wanted: str) -> None:

@@ -10,7 +10,7 @@ import models
 import pytest
 import torch
 from cases import EACH_HOST
-from models import forward, random_rows, tiny
+from models import forward, hosts, random_rows, tiny
 from torch import Tensor
 
 import steerlens as sl
@@ -441,3 +441,39 @@ def test_transforms_without_a_place_need_one(host: str) -> None:
     model = tiny("llama", host)
     before, after = stream(model, None, POST), stream(model, placed, POST)
     torch.testing.assert_close(after.norm(dim=-1), before.norm(dim=-1), atol=1e-4, rtol=0)
+
+
+class Own(sl.signals.Combining):
+    """A signal of somebody's own, of an activation that it does not say it reads."""
+
+    def __call__(self, moment: Any) -> Any:
+        return moment.at("blocks.0.hook_resid_pre").x.sum(-1)
+
+
+class Broken(sl.signals.Combining):
+    def __call__(self, moment: Any) -> Any:
+        return moment.x[..., 0] / 0 * 0
+
+
+@EACH_HOST
+def test_a_signal_of_ones_own_says_what_it_reads_and_gives_no_nan(host: str) -> None:
+    model, tokens = tiny("llama", host), random_rows([5])[0][None]
+    with pytest.raises(BadInputError, match="is a dataclass"), sl.add(direction(), Own()).on(model):
+        forward(model, tokens)
+    with (
+        pytest.raises(BadInputError, match="a finite number"),
+        sl.add(direction(), Broken()).on(model),
+    ):
+        forward(model, tokens)
+
+
+@pytest.mark.skipif("hooked_transformer" not in hosts(), reason="the bridge caches rotated keys")
+def test_rotated_keys_are_no_place_under_a_cache() -> None:
+    model, tokens = tiny("llama", "hooked_transformer"), random_rows([5])[0][None]
+    heads, d = model.cfg.n_key_value_heads or model.cfg.n_heads, model.cfg.d_head
+    steering = sl.add(sl.Direction("blocks.1.attn.hook_rot_k", torch.ones(heads, d)))
+    options: dict[str, Any] = dict(max_new_tokens=3, verbose=False)
+    with steering.on(model):
+        model.generate(tokens, use_past_kv_cache=False, **options)
+    with pytest.raises(HookError, match="over all cached keys"), steering.on(model):
+        model.generate(tokens, **options)

@@ -124,6 +124,7 @@ def test_formulas_read_as_they_are_written(formula: Any, wanted: str) -> None:
         (lambda: ps.matching(re.compile(b"a")), "a string or a regular expression"),
         (lambda: ps.span(3, 3), "is empty"),
         (lambda: ps.span(-1, -3), "is empty"),
+        (lambda: ps.span(-3, 0), "from the prompt's end and stops"),
         (lambda: ps.selector(slice(0, 4, 2)), "no step"),
         (lambda: ps.matching(), "at least one"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -123,6 +124,7 @@ def test_reprs_read_like_the_formula() -> None:
     assert repr(Probe(D).at("blocks.1.hook_resid_pre")).endswith(".at('blocks.1.hook_resid_pre')")
     assert repr(of_stream(0.1)) == "of_stream(0.1)"
     assert repr(Decay(8)) == "decay(half_life=8)"
+    assert repr(Relu(Projection(D), slope=3.0)) == "relu(projection('d'), slope=3)"
 
 
 @LAW
@@ -179,6 +181,9 @@ def test_numbers_rows_and_functions_combine() -> None:
         torch.testing.assert_close(made(here), 0.5 * probe(here))
     torch.testing.assert_close((probe * [1.0, -1.0])(here)[1], -probe(here)[1])
     torch.testing.assert_close((probe & read)(here), probe(here) * read(x))
+    for rows in (probe * np.array([1.0, -1.0]), np.array([1.0, -1.0]) * probe):
+        torch.testing.assert_close(rows(here)[1], -probe(here)[1])
+    torch.testing.assert_close((np.float32(2) * probe)(here), 2 * probe(here))
     torch.testing.assert_close((-probe)(here), -probe(here))
     torch.testing.assert_close(
         Latch(signal(0.3))(moment(x[:1], 1)), torch.tensor([[0.0, 0.3, 0.3]])

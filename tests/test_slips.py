@@ -82,6 +82,7 @@ sl.Basis.of(d, d2)                                  #> Basis.of\\(\\[a, b\\]\\)
 sl.Basis.of([d.vector])                             #> made of directions
 sl.Contrast.from_pairs(["a", "b"])                  #> Pairs are
 sl.find_directions(m, [("a", "b")])                 #> found in a Contrast
+sl.Basis.of({"a": torch.ones(3)})                   #> made of directions
 sl.Direction(d.hook_name, [1.0])                    #> is a tensor
 sl.calibrate(m, sl.add(d), ["One day"])             #> calibrate\\(steering, model, prompts
 sl.steer2edit(m, c, sl.add(d))                      #> give the direction that it was made from

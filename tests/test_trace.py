@@ -16,6 +16,7 @@ from torch import Tensor
 
 import steerlens as sl
 from steerlens.errors import BadInputError
+from steerlens.prefixes import Prefix
 from steerlens.running import running
 from steerlens.signals import Cosine, Latch, Probe
 from steerlens.transforms import Add, Clamp, KeepNorm
@@ -86,11 +87,34 @@ def test_it_is_bounded(host: str) -> None:
 
 
 @EACH_HOST
+def test_a_text_that_passes_whole_again_counts_once(host: str) -> None:
+    model, tokens = tiny("llama", host), random_rows([8])[0][None]
+    options = dict(max_new_tokens=6, do_sample=False, stop_at_eos=False, verbose=False)
+    for most, kept, dropped in ((100, 13, 0), (10, 10, 3)):
+        with sl.add(UP).trace(model, max_tokens=most) as trace:
+            model.generate(tokens, use_past_kv_cache=False, **options)
+        assert (trace.texts[0].tokens.shape[1], trace.dropped) == (kept, dropped)
+        assert trace.texts[0].recorded.all()
+
+
+@EACH_HOST
+def test_branches_of_a_cache_are_told_in_their_order(host: str) -> None:
+    model = tiny("llama", host)
+    with sl.add(UP).trace(model) as trace, torch.no_grad():
+        prefix = Prefix(model, random_rows([5])[0][None])
+        for token in (11, 12, 13, 14):
+            prefix.then(torch.tensor([[token]]), torch.tensor([1]))
+    assert [text.tokens[0, -1].item() for text in trace.texts] == [11, 12, 13, 14]
+    assert all(text.recorded.all() for text in trace.texts)
+
+
+@EACH_HOST
 def test_no_pass_and_under_way(host: str) -> None:
     model = tiny("llama", host)
     with sl.add(UP).trace(model) as trace:
         assert repr(trace) == "Trace(under way)"
     assert repr(trace) == "Trace(no pass)"
+    assert [line.endswith("no pass") for line in trace.summary()] == [True]
     assert trace.frame().empty
     assert trace.warnings == ()
 

@@ -58,7 +58,7 @@ def _each(given: Direction | Directions) -> list[Direction]:
 
 
 def _by_hook(each: Direction | Directions) -> dict[str, Direction]:
-    return dict(each) if isinstance(each, Directions) else {each.hook_name: each}
+    return {direction.hook_name: direction for direction in _each(each)}
 
 
 def _sharing(found: Labelled) -> Labelled:
@@ -131,7 +131,7 @@ def output_side(matrix: Any, k: int) -> Float[Tensor, "k d"]:
     """
     if not callable(getattr(matrix, "svd", None)):
         raise BadInputError(f"A FactoredMatrix is needed, with svd(); got {type(matrix).__name__}.")
-    _, values, right = matrix.svd()
+    _, values, right = _wide(matrix).svd()
     if right.ndim != 2:
         raise BadInputError(
             f"This is a stack of matrices, with V of shape {tuple(right.shape)}. Choose one by "
@@ -144,6 +144,16 @@ def output_side(matrix: Any, k: int) -> Float[Tensor, "k d"]:
         )
     vectors: Tensor = (right[:, :k] * values[:k]).T
     return vectors
+
+
+def _wide(matrix: Any) -> Any:
+    """A matrix, or its factors A and B, in float32 where narrower: CPUs have no SVD then."""
+    if isinstance(matrix, Tensor):
+        return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    factors = [getattr(matrix, each, None) for each in "AB"]
+    if not all(isinstance(each, Tensor) and each.element_size() < 4 for each in factors):
+        return matrix
+    return type(matrix)(*map(_wide, factors))
 
 
 def unembedding(

@@ -225,11 +225,13 @@ class Direction:
     def __sub__(self, other: Direction) -> Direction:
         """Return the difference of two directions at one hook point."""
         self.check_beside(other)
-        return self._combined(self.vector - other.vector, other, f"{self.name} - {other.name}")
+        return self._combined(
+            self.vector - other.vector, other, f"{self.name} - {_bracketed(other.name)}"
+        )
 
     def __mul__(self, factor: float) -> Direction:
         """Return the direction at `factor` times its length."""
-        return self._scaled(factor, f"{number(factor)} * {self.name}")
+        return self._scaled(factor, f"{number(factor)} * {_bracketed(self.name)}")
 
     __rmul__ = __mul__
 
@@ -239,7 +241,7 @@ class Direction:
 
     def __neg__(self) -> Direction:
         """Return the opposite direction."""
-        return self._scaled(-1.0, f"-{self.name}")
+        return self._scaled(-1.0, f"-{_bracketed(self.name)}")
 
     def __repr__(self) -> str:
         """Return name, place, size and quality in one line."""
@@ -271,3 +273,8 @@ class Direction:
                 "cause": str(q.causal or "not checked: steerlens.evaluation.causal_check"),
             }
         return card(f"Direction {self.name!r}", rows)
+
+
+def _bracketed(name: str) -> str:
+    """A name to stand behind a sign: a sum in brackets."""
+    return f"({name})" if " + " in name or " - " in name else name

@@ -140,7 +140,7 @@ def index(i: int) -> FromPromptEnd | Span:
 def span(start: int, stop: int | None) -> Span:
     """Return a selector of indices `start` up to `stop`; negative ones from the prompt's end.
 
-    Raises BadInputError where it ends before it starts.
+    Raises BadInputError where it ends before it starts, and on `start` < 0 <= `stop`.
 
     >>> sl.positions.span(1, -1).show(model, "A good day")
     2 of 4 tokens: <s>[A][ good] day
@@ -148,6 +148,11 @@ def span(start: int, stop: int | None) -> Span:
     same_sign = stop is not None and (start < 0) == (stop < 0)
     if stop is not None and same_sign and stop <= start:
         raise BadInputError(f"span({start}, {stop}) is empty: it ends before it starts.")
+    if stop is not None and start < 0 <= stop:
+        raise BadInputError(
+            f"span({start}, {stop}) starts from the prompt's end and stops counted from the text's "
+            f"beginning. Give span({start}, None), or last({-start}) of the prompt."
+        )
     return Span(start, stop)
 
 

@@ -112,7 +112,10 @@ def padding(
     opening = is_pad.int().cumprod(1).bool()
     if pad == bos:
         opening = opening & torch.cat([opening[:, 1:], torch.zeros_like(opening[:, :1])], 1)
-    return opening | closing(tokens, pad)
+    pads = opening | closing(tokens, pad)
+    if pad == bos:
+        pads[:, -1] &= ~is_pad.all(1)
+    return pads
 
 
 def closing(tokens: Int[Tensor, "batch pos"], pad: int | None) -> Bool[Tensor, "batch pos"]:

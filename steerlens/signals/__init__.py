@@ -34,6 +34,7 @@ from steerlens.signals.signal import Threshold as Threshold
 from steerlens.signals.signal import inverse as inverse
 from steerlens.signals.signal import product as product
 from steerlens.signals.signal import signal as signal
+from steerlens.signals.walks import foreign as foreign
 from steerlens.signals.walks import holds as holds
 from steerlens.signals.walks import hook_points as hook_points
 from steerlens.signals.walks import looked_for as looked_for

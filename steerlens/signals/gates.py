@@ -181,7 +181,8 @@ class Relu(Combining):
     def __repr__(self) -> str:
         """Return `relu(score)`."""
         past = f" - {number(self.start)}" if self.start else ""
-        return f"relu({self.score!r}{past})"
+        slope = f", slope={number(self.slope)}" if self.slope != 1 else ""
+        return f"relu({self.score!r}{past}{slope})"
 
 
 def _one_place(model: Host, place: object) -> str:

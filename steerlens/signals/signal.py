@@ -33,7 +33,8 @@ class Combining:
     Soft gates too: `&` is the product, `~` is 1 - g, and `|` follows by De Morgan.
     Numbers, values a row and functions combine like signals.
 
-    A signal of your own is a subclass with `__call__(moment)`, or a function of what is read.
+    A signal of your own is a subclass with `__call__(moment)`, or a function of what is read. If it
+    reads another hook point, it is a dataclass and holds `signal.at(hook_name)` in a field.
 
     >>> from steerlens.signals import Projection
     >>> score = Projection(directions["resid_post", 2])
@@ -51,9 +52,8 @@ class Combining:
 
     def __mul__(self, other: object) -> Signal:
         """Return the product."""
-        if not isinstance(other, int | float | Tensor | Sequence | Combining):
-            return NotImplemented
-        return self & other
+        known = isinstance(other, int | float | Sequence | Combining) or hasattr(other, "__array__")
+        return self & other if known else NotImplemented
 
     __rmul__ = __mul__
 
@@ -122,11 +122,10 @@ class Rows(Combining):
 
     def __call__(self, moment: Moment) -> Float[Tensor, "batch 1"]:
         """Return each row's number. Raises BadInputError on a batch of another size."""
-        x = moment.x
-        if len(self.values) != len(x):
+        if len(self.values) != len(moment.x):
             raise BadInputError(
-                f"{len(self.values)} values, one a row, meet a batch of {len(x)} rows. Run all "
-                "their prompts in one batch, or give one number."
+                f"{len(self.values)} values, one a row, meet a batch of {len(moment.x)} rows. Run "
+                "all their prompts in one batch, or give one number."
             )
         return moment.beside(self.values)[:, None]
 
@@ -232,7 +231,7 @@ class At(Combining):
 
 
 def product(first: Signal, second: Signal) -> Signal:
-    """Return the product of two signals, folded where both are fixed."""
+    """Return the product of two signals, folded where one is a number and the other is fixed."""
     if isinstance(second, Constant) and not isinstance(first, Constant):
         first, second = second, first
     if isinstance(first, Constant):

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 
 from steerlens.basis import Basis
 from steerlens.directions import Direction
-from steerlens.signals.signal import At
+from steerlens.signals.signal import At, Combining, Function
 
 
 def parts(signal: object, place: str) -> Iterator[tuple[object, str]]:
@@ -25,6 +25,15 @@ def parts(signal: object, place: str) -> Iterator[tuple[object, str]]:
 def holds(signal: object, kind: type) -> bool:
     """Return whether a signal is, or has in it, one of a kind."""
     return any(isinstance(part, kind) for part, _ in parts(signal, ""))
+
+
+def foreign(signal: object) -> bool:
+    """Return whether a function or a class of the user's own is in a signal: it may give NaN."""
+    return any(
+        isinstance(part, Function)
+        or (isinstance(part, Combining) and not type(part).__module__.startswith("steerlens."))
+        for part, _ in parts(signal, "")
+    )
 
 
 def hook_points(signal: object) -> Iterator[str]:

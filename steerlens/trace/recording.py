@@ -42,6 +42,8 @@ class Trace:
         self.dropped = 0
         """Tokens that passed after the trace was full."""
         self._kept = 0
+        self._reached: dict[int, int] = {}
+        """The column that each text has come to."""
         self._serial = -1
         self._full = False
         self._drafts: dict[int | None, Draft] = {}
@@ -75,23 +77,26 @@ class Trace:
 
     def _open(self, clock: Clock) -> None:
         """Find the text of the pass that begins; a second continuation of one cache is its own."""
-        window = clock.window
+        window, number = clock.window, clock.text.number
         self._serial, self._full = clock.serial, self._kept >= self.max_tokens
-        self.dropped += self._full * window.index.numel()
-        self._kept += (not self._full) * window.index.numel()
+        rows, end = len(window.index), clock.text.total
+        new = rows * max(0, end - self._reached.get(number, clock.start))
+        self._reached[number] = end
+        self.dropped += self._full * new
+        self._kept += (not self._full) * new
         if self._full:
             return
         if window.history is None or window.prompt_lengths is None:
             raise BadInputError("A trace needs tokens and prompt_lengths; give them to trace().")
-        draft = self._drafts.get(clock.text.number)
+        draft = self._drafts.get(number)
         parent = self._drafts.get(clock.text.parent) if draft is None else None
         if parent is not None:
             parent.work_out(self.interventions)
             draft = parent.branch(clock.start)
-        elif draft is None:
+        elif draft is None or clock.start == 0:  # without a cache a text passes whole each time
             draft = Draft(window, window.prompt_lengths)
         draft.window = window
-        self._drafts[clock.text.number] = self._draft = draft
+        self._drafts[number] = self._draft = draft
 
     def finish(self, clock: Clock) -> None:
         """Assemble the records and move them to the CPU, as plain tensors.
@@ -173,6 +178,8 @@ class Trace:
 
     def summary(self) -> list[str]:
         """Return a line an intervention: how many tokens it wrote, and how strongly."""
+        if not self.texts:
+            return [f"{leaf!r}: no pass" for leaf in self.interventions]
         lines = []
         for i, leaf in enumerate(self.interventions):
             written = torch.cat([text.written[i][text.real] for text in self.texts])

@@ -27,6 +27,8 @@ def test_algebra() -> None:
     assert A.cosine(B) == pytest.approx(0.6)
     assert A.cosine(-A) == pytest.approx(-1)
     assert (A + B).name == "a + b"
+    names = [each.name for each in (2 * (A - B), A - (B + A), -(A + B), A - B + A, 2 * A)]
+    assert names == ["2 * (a - b)", "a - (b + a)", "-(a + b)", "a - b + a", "2 * a"]
     assert A.vector.tolist() == [3, 4]
 
 
