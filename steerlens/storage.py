@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     ...     Path(folder, "note.txt").read_text()
     'all of it'
     """
-    check_writable(path)
+    check_path(path)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / path.name
         yield fresh
@@ -50,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(fresh, path)
 
 
-def check_writable(path: Path) -> None:
+def check_path(path: Path) -> None:
     """Raise BadInputError where a path is a folder, or lies in none that is there.
 
     What takes minutes asks before it begins.

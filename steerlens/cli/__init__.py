@@ -73,9 +73,9 @@ def find(
         from steerlens.contrast import Contrast
         from steerlens.directions import find_directions
         from steerlens.saving import save
-        from steerlens.storage import check_writable
+        from steerlens.storage import check_path
 
-        check_writable(out)
+        check_path(out)
         pairs = Contrast.from_jsonl(contrast)
         found = find_directions(
             _model(model),
@@ -162,9 +162,9 @@ def _demo(name: str | None, contrast: Path | None, out: Path, seed: int) -> None
     from steerlens.demo.setting import of_pairs, of_world
     from steerlens.demo.telling import show, write_report
     from steerlens.errors import BadInputError
-    from steerlens.storage import check_writable
+    from steerlens.storage import check_path
 
-    check_writable(out)
+    check_path(out)
     if (name is None) != (contrast is None):
         raise BadInputError(
             "--model and --contrast go together: a model, and pairs to steer it by."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, warn
 from steerlens.host import Host
 from steerlens.text import Batch, Encoded, encode, predicting, token_strings
 
@@ -72,8 +71,8 @@ def readout(model: Host, items: Sequence[Encoded], metric: Metric) -> Readout:
     """Return the readout of a metric on some prompts.
 
     Warns where an answer has more tokens than the first, which alone is read. Raises BadInputError
-    on answers that begin alike, on as many as do not fit the prompts, and on
-    weights that are not one a word of the vocabulary.
+    on answers that begin alike, on as many as do not fit the prompts, and on weights that are not
+    one a word of the vocabulary.
     """
     if metric is None:
         return Readout("divergence")
@@ -95,10 +94,9 @@ def readout(model: Host, items: Sequence[Encoded], metric: Metric) -> Readout:
     if max(lengths) > 1:
         place = lengths.index(max(lengths))
         first, other = token_strings(model, torch.tensor(ids[place]))
-        warnings.warn(
+        warn(
             f"Of answers {pairs[place]!r} the first tokens alone are compared: {first!r} and "
-            f"{other!r}. Begin with a space where one is meant, or give answers of one token.",
-            stacklevel=3,
+            f"{other!r}. Begin with a space where one is meant, or give answers of one token."
         )
     return Readout("answers", each=torch.tensor(ids))
 

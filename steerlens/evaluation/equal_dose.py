@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.errors import BadInputError, OutOfReachError
+from steerlens.errors import BadInputError, OutOfReachError, warn
 from steerlens.evaluation.calibration import Calibrated, calibrate
 from steerlens.evaluation.dose import forced, measured
 from steerlens.evaluation.findings import FEWEST, Beside, Entry, EqualDose
@@ -215,10 +214,9 @@ def _candidates(
 def _warn_of_shared(task: Task, prompts: Sequence[Item]) -> None:
     shared = {repr(each) for each in prompts} & {repr(each) for each in task.prompts}
     if shared:
-        warnings.warn(
+        warn(
             f"The dose is calibrated on {len(shared)} of the task's own prompts: on others it may "
-            "be another. Calibrate on validation prompts.",
-            stacklevel=3,
+            "be another. Calibrate on validation prompts."
         )
 
 

@@ -6,7 +6,6 @@ batch and a single long pass give the same values (law 2).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -17,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.cards import number
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, warn
 from steerlens.positions import Window
 from steerlens.signals.gates import Probe
 from steerlens.signals.moment import Moment
@@ -186,11 +185,10 @@ class OfPrompt(Combining):
         if self.pool not in ("mean", "last"):
             raise BadInputError(f"A prompt is pooled by 'mean' or 'last'; got {self.pool!r}.")
         if self.pool == "mean" and any(_of_last_tokens(part) for part, _ in parts(self, "")):
-            warnings.warn(
+            warn(
                 f"{self!r} asks a probe about the mean over a prompt, and it was fitted to last "
                 "tokens: it may open on every prompt. Give OfPrompt(probe, 'last'), or "
-                "Probe.fit(..., positions='everywhere').",
-                stacklevel=3,
+                "Probe.fit(..., positions='everywhere')."
             )
 
     def __call__(self, moment: Moment) -> Float[Tensor, "batch 1"]:
