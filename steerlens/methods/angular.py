@@ -221,7 +221,7 @@ def plane(
     )
     check_read_alike(positive.positions, negative.positions, "read=...")
     for name in names:
-        if torch.equal(positive[name].mean, negative[name].mean):
+        if positive[name].same_mean(negative[name]):
             raise BadInputError(
                 f"Both sides read the same at {name!r}, positions {positive.positions}. Give "
                 "read=..., where the texts differ."
