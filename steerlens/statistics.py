@@ -32,19 +32,12 @@ def auc(
             f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN: they have no rank, "
             "and so no AUC. Look for a model or a steering that overflows."
         )
-    ranks = _mid_ranks(scores)
+    from scipy.stats import rankdata
+
+    ranks = torch.from_numpy(rankdata(scores.cpu().numpy(), axis=0)).to(scores.device)
     n_positive, n_negative = len(positive), len(negative)
     smallest = n_positive * (n_positive + 1) / 2
     return ((ranks[:n_positive].sum(0) - smallest) / (n_positive * n_negative)).float()
-
-
-def _mid_ranks(scores: Tensor) -> Tensor:
-    """Ranks from 1 along the first dimension, the mean rank where scores tie."""
-    ordered = scores.movedim(0, -1).contiguous().sort(-1).values
-    values = scores.movedim(0, -1).contiguous()
-    below = torch.searchsorted(ordered, values, side="left")
-    through = torch.searchsorted(ordered, values, side="right")
-    return ((below + 1 + through).double() / 2).movedim(-1, 0)
 
 
 def effect_size(
@@ -148,11 +141,10 @@ def share_interval(count: int, total: int) -> Interval:
     >>> low, round(high, 3)
     (0.0, 0.037)
     """
-    z = 1.959964
-    share, spread = count / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * ((share * (1 - share) + spread / 4) / total) ** 0.5 / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, total).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
