@@ -129,8 +129,7 @@ def mean_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> tuple[float,
     """
     if len(values) < 2:
         raise BadInputError(f"A bootstrap needs two items or more; there are {len(values)}.")
-    generator = torch.Generator().manual_seed(seed)
-    rows = resampled_rows(len(values), generator)
+    rows = resampled_rows(len(values), torch.Generator().manual_seed(seed))
     return float(values.mean()), band(values[rows].mean(0), expanded_level(len(values)))
 
 
@@ -145,6 +144,25 @@ def share_interval(count: int, total: int) -> Interval:
 
     low, high = binomtest(count, total).proportion_ci(method="wilson")
     return float(low), float(high)
+
+
+def ratio_interval(over: Float[Tensor, " n"], under: Tensor) -> Interval:
+    """Return the bootstrap 95% interval of a ratio of sums; NaN of a single item.
+
+    >>> ratio_interval(torch.ones(9), torch.full((9,), 2.0))
+    (0.5, 0.5)
+    """
+    if len(over) < 2:
+        return torch.nan, torch.nan
+    return band(resampled_ratios(over, under), expanded_level(len(over)))
+
+
+def resampled_ratios(
+    over: Float[Tensor, " n"], under: Tensor, *, seed: int = 0
+) -> Float[Tensor, " resample"]:
+    """Return the ratios of sums over bootstrap resamples, both of the same items."""
+    rows = resampled_rows(len(over), torch.Generator().manual_seed(seed))
+    return over[rows].sum(0) / under[rows].sum(0)
 
 
 @dataclass(frozen=True)

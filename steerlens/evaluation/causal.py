@@ -29,7 +29,7 @@ from steerlens.host import HookFn, Host, device_of
 from steerlens.passes import one_pass
 from steerlens.positions import Positions
 from steerlens.signals import Combining, Moment, Rows
-from steerlens.statistics import Interval, band, expanded_level, rank_among, resampled_rows
+from steerlens.statistics import rank_among, ratio_interval
 from steerlens.text import Encoded, Item, batches, encode
 from steerlens.transforms import Interchange, Replace, Transform
 from steerlens.verbs import steer
@@ -186,7 +186,7 @@ def _effect(own: Tensor, whole: Tensor, random: Sequence[Tensor], gap: Gap) -> C
     placed = rank_among(moved, others) if len(random) else None
     return CausalEffect(
         moved=moved,
-        interval=_ratio_interval(own, gap.size),
+        interval=ratio_interval(own, gap.size),
         whole=float(whole.sum() / total),
         random_band=(torch.nan, torch.nan) if placed is None else placed.band,
         rank=1 if placed is None else placed.rank,
@@ -194,11 +194,3 @@ def _effect(own: Tensor, whole: Tensor, random: Sequence[Tensor], gap: Gap) -> C
         pairs=len(own),
         metric=gap.metric,
     )
-
-
-def _ratio_interval(moved: Float[Tensor, " pair"], size: Float[Tensor, " pair"]) -> Interval:
-    """The bootstrap interval of a ratio of sums over pairs."""
-    if len(moved) < 2:
-        return (torch.nan, torch.nan)
-    rows = resampled_rows(len(moved), torch.Generator().manual_seed(0))
-    return band(moved[rows].sum(0) / size[rows].sum(0), expanded_level(len(moved)))
