@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,7 @@ from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
 from steerlens.passes import one_pass
-from steerlens.running import running
-from steerlens.steering import Steering, check_steering
+from steerlens.steering import Steering, check_steering, under
 from steerlens.text import Batch, Item, encode, pad, token_strings
 
 
@@ -140,10 +138,7 @@ def _attention(
         return keep
 
     names = [f"blocks.{i}.attn.hook_{what}" for i in layers for what in ("pattern", "v")]
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        if steering is not None:
-            stack.enter_context(running(steering.expression, model, may_miss=True))
+    with torch.no_grad(), under(steering, model):
         one_pass(model, batch, [(name, reader(name)) for name in names])
     return _Attention(
         {i: seen[f"blocks.{i}.attn.hook_pattern"] for i in layers},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +13,7 @@ from torch import Tensor
 from steerlens.errors import HookError
 from steerlens.host import STREAM, FwdHooks, Host, hook_name
 from steerlens.passes import one_pass
-from steerlens.running import running
-from steerlens.steering import Steering
+from steerlens.steering import Steering, under
 from steerlens.text import Batch
 
 
@@ -67,11 +65,8 @@ def read(
         *own,
     )
     whole = _Touching(own)
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(model.hooks(fwd_hooks=[*outer, *whole.before()]))
-        if steering is not None:
-            stack.enter_context(running(steering.expression, model, may_miss=True))
+    outermost = model.hooks(fwd_hooks=[*outer, *whole.before()])
+    with torch.no_grad(), outermost, under(steering, model):
         logits = one_pass(model, batch, [*inner, *whole.after()])[mask].float()
     read, found = after.seen, before.seen
     _check({**found, **read}, [*outer, *inner])
