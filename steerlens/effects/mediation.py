@@ -20,7 +20,7 @@ from steerlens.effects.measuring import by_prompt, encoded_prompts
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.moments import Moments
-from steerlens.passes import one_pass
+from steerlens.passes import keeping, one_pass
 from steerlens.rows import at_rows
 from steerlens.statistics import largest
 from steerlens.steering import Steering, check_steering, under
@@ -192,15 +192,7 @@ def _base(
 ) -> tuple[Float[Tensor, "n d_vocab"], Values]:
     """The base model's logits, and what its heads and MLPs put out at every token."""
     values: Values = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def kept(activation: Tensor, hook: Any) -> None:
-            values[name] = activation.detach()
-
-        return kept
-
-    names = dict.fromkeys(_site(place) for place in every)
-    return _logits(model, batch, mask, None, [(name, keep(name)) for name in names]), values
+    return _logits(model, batch, mask, None, keeping(values, map(_site, every))), values
 
 
 def _held(values: Values, places: Sequence[Place]) -> FwdHooks:

@@ -9,7 +9,7 @@ Source: interchange interventions (Geiger et al., arXiv 2106.02997).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,13 +25,11 @@ from steerlens.effects.readout import Answers, answer_pairs
 from steerlens.errors import BadInputError
 from steerlens.evaluation.gap import Gap, Pair
 from steerlens.evaluation.placebo import random_like
-from steerlens.host import HookFn, Host, device_of
-from steerlens.passes import one_pass
+from steerlens.host import Host
 from steerlens.positions import Positions
-from steerlens.signals import Combining, Moment, Rows
 from steerlens.statistics import rank_among, ratio_interval
-from steerlens.text import Encoded, Item, batches, encode
-from steerlens.transforms import Interchange, Replace, Transform
+from steerlens.text import Encoded, Item, encode
+from steerlens.transforms import Interchange, Replace, Transform, stored_pass
 from steerlens.verbs import steer
 
 
@@ -119,13 +117,10 @@ def causal_effect(
     others = random_like(direction, randoms, seed=seed)
     bar = tqdm([direction, *others], desc="interchange", disable=not progress)
 
-    inside = [_Inside(Rows(torch.tensor([float(len(e.tokens)) for e in side]))) for side in sides]
-
     def closed(made: Callable[[Tensor], Transform]) -> Float[Tensor, " pair"]:
         """What is closed by what is made of the partners' activations, both ways."""
         positive, negative = (
-            steer(made(each), direction.hook_name, positions=where, gate=gate)
-            for each, gate in zip(moved, inside, strict=True)
+            steer(made(each), direction.hook_name, positions=where) for each in moved
         )
         return gap.closed(positive, negative)
 
@@ -140,43 +135,20 @@ def _texts(model: Host, items: Sequence[Item]) -> list[Encoded]:
     return [Encoded(each.tokens, len(each.tokens)) for each in encoded]
 
 
-@dataclass(frozen=True, eq=False)
-class _Inside(Combining):
-    """1 at the tokens of each row's own text, 0 at those of an answer after it."""
-
-    lengths: Rows
-
-    def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
-        return (moment.placed.index < self.lengths(moment)).to(moment.x.dtype)
-
-
 def _partners(
     model: Host, sides: Pair, hook_name: str, positions: Positions, batch_tokens: int
 ) -> list[Float[Tensor, "pair pos *unit"]]:
-    """Each item's activations, moved by as much as its partner's mean lies from its own."""
+    """Each item's activations, moved by as much as its partner's mean lies from its own.
+
+    Past an item's end they are NaN, so that an answer after it is left as it is.
+    """
     means, own = [], []
     for side in sides:
         read = collect(model, side, [hook_name], positions, max_examples=len(side), progress=False)
         means.append(read.examples[hook_name])
-        own.append(_activations(model, side, hook_name, batch_tokens))
+        own.append(stored_pass(model, side, hook_name, batch_tokens=batch_tokens))
     gap = (means[0] - means[1])[:, None]
     return [own[0] - gap, own[1] + gap]
-
-
-def _activations(
-    model: Host, items: Sequence[Encoded], hook_name: str, batch_tokens: int
-) -> Float[Tensor, "item pos *unit"]:
-    """What stands at a hook point at every token; past a batch's longest text, 0."""
-    longest, found = max(len(each.tokens) for each in items), {}
-    for rows, batch in batches(model, items, batch_tokens=batch_tokens, device=device_of(model)):
-        kept: list[Tensor] = []
-        hook: HookFn = lambda activation, hook, kept=kept: kept.append(activation)  # noqa: E731
-        with torch.no_grad():
-            one_pass(model, batch, [(hook_name, hook)])
-        for row, activation in zip(rows, kept[0].float().cpu(), strict=True):
-            found[row] = activation.new_zeros(longest, *activation.shape[1:])
-            found[row][: len(activation)] = activation
-    return torch.stack([found[row] for row in range(len(items))])
 
 
 def _effect(own: Tensor, whole: Tensor, random: Sequence[Tensor], gap: Gap) -> CausalEffect:
