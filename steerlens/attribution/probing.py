@@ -81,7 +81,8 @@ def _told_right(
         score = fit(positive[~out], negative[~other_out])
         right[0].append(score(positive[out]).sign())
         right[1].append(-score(negative[other_out]).sign())
-    return sum((torch.cat(signs) / 2 + 0.5).mean(0) for signs in right) / 2
+    shares = [(torch.cat(signs) / 2 + 0.5).mean(0) for signs in right]
+    return (shares[0] + shares[1]) / 2
 
 
 def _probe(positive: Float[Tensor, "p d_head"], negative: Float[Tensor, "n d_head"]) -> Score:
