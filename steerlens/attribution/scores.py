@@ -48,7 +48,7 @@ class Writers:
         cls, parts: Components, layer: int, block: Block, direction: Float[Tensor, " d_model"]
     ) -> Writers:
         """Read a layer's weights, on the CPU."""
-        weights = parts.heads(layer) if block == "attn" else parts.neurons(layer)
+        weights = parts.writers(layer, block)
         norm, pulled = parts.after(layer, block), direction.to(weights)
         stream = weights if norm is None else norm.gain * norm.centre(weights)
         pulled = pulled if norm is None else norm.pulled(pulled)
