@@ -139,6 +139,17 @@ def _checked(model: Host, encoded: Encoded, item: Any) -> Encoded:
     return encoded
 
 
+def whole(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
+    """Return items as texts without a completion: their last token is the prompt's last.
+
+    >>> [text] = whole(model, [("a good day", " and a cat")])
+    >>> text.prompt_length == len(text.tokens)
+    True
+    """
+    encoded = (encode(model, item) for item in items)
+    return tuple(Encoded(each.tokens, len(each.tokens)) for each in encoded)
+
+
 def single_tokens(tokenizer: Any, word: str) -> set[int]:
     """Return the ids whose text is a word, alone or after a space; none where it takes several."""
     spelt = (tokenizer(form, add_special_tokens=False)["input_ids"] for form in (word, f" {word}"))

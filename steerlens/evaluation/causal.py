@@ -28,7 +28,7 @@ from steerlens.evaluation.placebo import random_like
 from steerlens.host import Host
 from steerlens.positions import Positions
 from steerlens.statistics import rank_among, ratio_interval
-from steerlens.text import Encoded, Item, encode
+from steerlens.text import whole
 from steerlens.transforms import Interchange, Replace, Transform, stored_pass
 from steerlens.verbs import steer
 
@@ -109,7 +109,7 @@ def causal_effect(
             f"Interchange needs pairs, and {contrast!r} is unpaired. Give sides of one length "
             "whose items belong together."
         )
-    sides = _texts(model, contrast.positive), _texts(model, contrast.negative)
+    sides = whole(model, contrast.positive), whole(model, contrast.negative)
     where = positions or "last_prompt_token"
     moved = _partners(model, sides, direction.hook_name, where, batch_tokens)
     listed = None if answers is None else answer_pairs(answers, len(contrast))
@@ -125,14 +125,8 @@ def causal_effect(
         return gap.closed(positive, negative)
 
     own, *random = [closed(partial(Interchange, each, by_index=True)) for each in bar]
-    whole = closed(partial(Replace, by_index=True))
-    return _effect(own, whole, random, gap)
-
-
-def _texts(model: Host, items: Sequence[Item]) -> list[Encoded]:
-    """Whole texts, a completion counted as prompt: what the model says next is what counts."""
-    encoded = (encode(model, item) for item in items)
-    return [Encoded(each.tokens, len(each.tokens)) for each in encoded]
+    entire = closed(partial(Replace, by_index=True))
+    return _effect(own, entire, random, gap)
 
 
 def _partners(

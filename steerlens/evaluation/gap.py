@@ -17,7 +17,7 @@ from steerlens.rows import at_rows
 from steerlens.steering import Steering, under
 from steerlens.text import Encoded, batches, encode, predicting
 
-Pair = tuple[list[Encoded], list[Encoded]]
+Pair = tuple[Sequence[Encoded], Sequence[Encoded]]
 """The positive and the negative side's items."""
 
 
