@@ -76,7 +76,7 @@ def one_pass(model: Host, batch: Batch, fwd_hooks: FwdHooks) -> Float[Tensor, "b
     The hooks stand after those of whatever steering is on, and see what it wrote. One that raises
     ends the pass: `suppress(Enough)` around it.
     """
-    with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks):
+    with telling(model, batch), hooked(model, fwd_hooks):
         logits: Tensor = model(batch.tokens)
     return logits
 

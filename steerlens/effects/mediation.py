@@ -20,7 +20,7 @@ from steerlens.effects.measuring import by_prompt, encoded_prompts
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.moments import Moments
-from steerlens.passes import keeping, one_pass
+from steerlens.passes import hooked, keeping, one_pass
 from steerlens.rows import at_rows
 from steerlens.statistics import largest
 from steerlens.steering import Steering, check_steering, under
@@ -224,5 +224,5 @@ def _logits(
     """The logits at the scored tokens; hooks at z run after the steering's, others before."""
     before = [(name, hook) for name, hook in hooks if not name.endswith("hook_z")]
     after = [(name, hook) for name, hook in hooks if name.endswith("hook_z")]
-    with torch.no_grad(), model.hooks(fwd_hooks=before), under(steering, model):
+    with torch.no_grad(), hooked(model, before), under(steering, model):
         return one_pass(model, batch, after)[mask].float()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steerlens.errors import HookError
 from steerlens.host import STREAM, FwdHooks, Host, hook_name
-from steerlens.passes import keeping, one_pass
+from steerlens.passes import hooked, keeping, one_pass
 from steerlens.steering import Steering, under
 from steerlens.text import Batch
 
@@ -67,7 +67,7 @@ def read(
         *own,
     )
     bare, written = dict[str, Tensor](), dict[str, Tensor]()
-    outermost = model.hooks(fwd_hooks=[*outer, *keeping(bare, own)])
+    outermost = hooked(model, [*outer, *keeping(bare, own)])
     with torch.no_grad(), outermost, under(steering, model):
         logits = one_pass(model, batch, [*inner, *keeping(written, own)])[mask].float()
     read, found = after.seen, before.seen
