@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int
@@ -221,6 +221,17 @@ def together(parts: Sequence[Expression]) -> Steering:
     True
     """
     return Steering(parts[0] if len(parts) == 1 else Group(tuple(parts)))
+
+
+def under(steering: Steering | None, model: Host) -> AbstractContextManager[Any]:
+    """Return a block in which a steering, if any, is on, though its passes may come by none of it.
+
+    >>> with under(steering, model), torch.no_grad():
+    ...     logits = model("a good day")
+    """
+    if steering is None:
+        return nullcontext()
+    return running(steering.expression, model, may_miss=True)
 
 
 def check_steering(value: object) -> None:

@@ -187,7 +187,7 @@ def _candidate(
     through: Through,
 ) -> Candidate:
     layer, block = place
-    weights = (parts.heads(layer) if block == "attn" else parts.neurons(layer)).cpu()
+    weights = parts.writers(layer, block).cpu()
     after, mean = parts.after(layer, block), (positive + negative) / 2
     norm = None if after is None else after.cpu()
     if direction is None:
