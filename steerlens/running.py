@@ -70,7 +70,7 @@ def running(
         if not may_miss and not clock.serial:
             warn("No pass was run while the steering was on.")
         elif not may_miss:
-            _check_picked(session)
+            check_picked(session)
             _check_opened(session)
             _check_overflow(session)
             _check_order(session)
@@ -97,7 +97,7 @@ def _check_fired(session: Session) -> None:
             )
 
 
-def _check_picked(session: Session) -> None:
+def check_picked(session: Session) -> None:
     """Warn of positions that picked no token; an index or span past every text is an error."""
     for selector, picked in session.clock.picked.items():
         if bool(picked):

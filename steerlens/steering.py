@@ -28,7 +28,7 @@ from steerlens.interventions import (
 )
 from steerlens.positions import Positions, selector
 from steerlens.provenance import Allow
-from steerlens.running import check_writable, running
+from steerlens.running import check_picked, check_writable, running
 from steerlens.session import Session
 from steerlens.signals import Value, product, signal
 from steerlens.trace import Trace
@@ -68,7 +68,7 @@ class Steering:
 
         `tokens` are those of the pass (ids, or text as the model tokenises it). Without them
         only positions by absolute index can be told. Without `prompt_lengths` (real tokens a row,
-        BOS included) a text is all prompt, so that `generated` picks nothing; no hook warns of it.
+        BOS included) a text is all prompt, so that `generated` picks nothing: a warning says so.
         Raises BadInputError, at the latest when the hook runs, where a selector needs tokens that
         are not given, and HookError in a pass of another shape.
 
@@ -86,7 +86,11 @@ class Steering:
         )
         clock = Clock(model, _lengths(prompt_lengths))
         clock.begin(ids if ids.ndim == 2 else ids[None], attention_mask=attention_mask)
-        return Session(self.expression, model, clock).fwd_hooks()
+        session = Session(self.expression, model, clock)
+        for leaf in leaves(self.expression):
+            clock.where(leaf.positions)
+        check_picked(session)
+        return session.fwd_hooks()
 
     @waits("with steering.on(model):")
     @contextmanager

@@ -351,6 +351,16 @@ def test_fwd_hooks_without_tokens(host: str, positions: str | int) -> None:
 
 
 @EACH_HOST
+def test_fwd_hooks_that_would_write_nowhere_are_told(host: str) -> None:
+    model, steering = tiny("gpt2", host), sl.add(direction(), positions="generated")
+    with pytest.warns(UserWarning, match="generated picked no token.*prompt_lengths"):
+        steering.fwd_hooks(model, tokens=TOKENS)
+    steering.fwd_hooks(model, tokens=TOKENS, prompt_lengths=[2] * len(TOKENS))
+    with pytest.raises(BadInputError, match="past every text"):
+        sl.add(direction(), positions=99).fwd_hooks(model, tokens=TOKENS)
+
+
+@EACH_HOST
 def test_fwd_hooks_of_text(host: str) -> None:
     model = tiny("gpt2", host)
     steering = sl.add(direction(), positions="prompt")
