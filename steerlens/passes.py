@@ -135,12 +135,13 @@ def hooked(model: Host, fwd_hooks: FwdHooks) -> Iterator[None]:
     try:
         for name, function in fwd_hooks:
             known[name].add_hook(function)
-            added.append((known[name].fwd_hooks, known[name].fwd_hooks[-1]))
+            added.append((known[name], known[name].fwd_hooks[-1]))
         yield
     finally:
-        for handles, handle in added:
+        for point, handle in added:
             handle.hook.remove()
-            handles.remove(handle)
+            # Another list by now, where the host's own `hooks` or `reset_hooks` ran in the block.
+            point.fwd_hooks = [each for each in point.fwd_hooks if each is not handle]
 
 
 def _listeners(model: Any, clock: Clock, layers: set[int]) -> Iterator[Any]:

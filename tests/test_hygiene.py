@@ -18,6 +18,7 @@ import steerlens as sl
 from steerlens import activations
 from steerlens.errors import BadInputError, HookError, UnknownNameError
 from steerlens.host import is_bridge
+from steerlens.passes import hooked
 
 pytestmark = pytest.mark.host
 TOKENS = random_rows([8])[0][None]
@@ -301,6 +302,18 @@ def test_trap_6_callback_argument_is_named_hook(host: str) -> None:
     written = fn(h, hook=None)
     torch.testing.assert_close(written[0, 1:], direction().vector.expand(7, -1))
     assert (h == 0).all(), "never in place"
+
+
+@EACH_HOST
+@pytest.mark.parametrize("inside", ["hooks", "reset_hooks"])
+def test_hooks_of_our_own_leave_nothing_where_the_hosts_ran_inside(host: str, inside: str) -> None:
+    model, hook = tiny("gpt2", host), ("blocks.1.hook_resid_post", lambda activation, hook: None)
+    with leaving_nothing(model), hooked(model, [hook]):
+        if inside == "hooks":
+            with model.hooks(fwd_hooks=[hook]):
+                forward(model, TOKENS)
+        else:
+            model.reset_hooks()
 
 
 # fwd_hooks

@@ -401,7 +401,6 @@ def test_an_edit_of_nothing_is_a_value(host: str, tmp_path: Path) -> None:
     before = bits(model)
     for edit in (
         steer2edit(model, CONTRAST, **{**MANY, "rho_attn": 5.0, "rho_mlp": 5.0}),
-        steer2edit(model, sl.Contrast(CONTRAST.positive, CONTRAST.positive), **MANY),
         Edit(()),
     ):
         assert len(edit.frame()) == 0 == edit.total
