@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlens.errors import BadInputError
-from steerlens.host import Host, device_of
+from steerlens.host import Host, check_model, device_of
 
 Block = Literal["attn", "mlp"]
 Place = tuple[int, Block]
@@ -223,6 +223,7 @@ def components(model: Host) -> Components:
     >>> components(model).heads(0).shape
     torch.Size([8, 16, 128])
     """
+    check_model(model)
     try:
         model.blocks[0].attn.W_O  # type: ignore[attr-defined]  # noqa: B018
     except AttributeError as error:

@@ -108,6 +108,15 @@ def split_name(name: str) -> tuple[str, int | None]:
     return short.get(match[2], match[2]), int(match[1])
 
 
+def check_model(model: Host) -> None:
+    """Raise BadInputError on what is no model: as a rule, arguments in another order."""
+    if not hasattr(model, "hook_dict"):
+        raise BadInputError(
+            "A model goes here, a HookedTransformer or a TransformerBridge; got a "
+            f"{type(model).__name__}. The model comes first: compare(model, steering, prompts)."
+        )
+
+
 def check_hook_name(model: Host, name: str) -> str:
     """Return `name` if the host has that hook point and it is alive, else raise.
 
@@ -174,6 +183,7 @@ def hook_names(model: Host, names: HookNames) -> list[str]:
     >>> hook_names(model, "resid_post")[:2]  # doctest: +SKIP
     ['blocks.0.hook_resid_post', 'blocks.1.hook_resid_post']
     """
+    check_model(model)
     known = model.hook_dict  # a bridge puts it together each time it is asked
     return list(dict.fromkeys(_full_names(model, names, known)))
 
@@ -210,11 +220,7 @@ def token_id(model: Host, which: str) -> int | None:
 
 def need_tokenizer(model: Host, what: str) -> Any:
     """Return the model's tokenizer, or raise naming what needed it, or what is no model."""
-    if not hasattr(model, "tokenizer"):
-        raise BadInputError(
-            f"A model goes here, a HookedTransformer or a TransformerBridge; got a "
-            f"{type(model).__name__}. The model comes first: compare(model, steering, prompts)."
-        )
+    check_model(model)
     if model.tokenizer is None:
         raise BadInputError(
             f"{what} needs a tokenizer and the model has none. Give token ids (a tensor or a "

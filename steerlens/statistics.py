@@ -26,7 +26,7 @@ def auc(
     >>> auc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0])).item()
     0.875
     """
-    scores = torch.cat([positive, negative]).double()
+    scores = torch.cat([positive, negative])
     if bool(scores.isnan().any()):
         raise BadInputError(
             f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN: they have no rank, "

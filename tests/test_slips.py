@@ -77,6 +77,12 @@ e.dose(sl.add(d), m, ["One day"])                   #> got a Steering. The model
 sl.demo.load_model("a/folder")                      #> load_model\\(folder=...\\)
 task.scores(m, d)                                   #> A steering goes here; got a Direction
 task.scores(sl.add(d), m)                           #> got a Steering. The model comes first
+sl.collect(["One day"], m)                          #> got a list. The model comes first
+sl.steer2edit(c, m)                                 #> got a Contrast. The model comes first
+sl.attribute(c, c, d)                               #> got a Contrast. The model comes first
+sl.views.projections(d, m, "One day")               #> got a Direction. The model comes first
+e.perplexity(["One day"], m)                        #> got a list. The model comes first
+e.base_items(["One day"], m)                        #> got a list. The model comes first
 sl.compare(m, sl.add(d), "One day")                 #> give a list of prompts
 sl.Basis.of(d, d2)                                  #> Basis.of\\(\\[a, b\\]\\)
 sl.Basis.of([d.vector])                             #> made of directions

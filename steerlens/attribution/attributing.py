@@ -55,7 +55,7 @@ def attribute(
     metric: Metric | None = None,
     max_examples: int = 512,
     probes: bool = True,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Attribution:
@@ -84,7 +84,8 @@ def attribute(
     stream or lacks a layer, sides read at different positions, fewer than 2 examples, a metric
     that gives no number a row. Cost: a forward pass an item; with a metric a forward and backward
     pass a negative item more; with probes 5 logistic fits a head. Memory: at most `max_examples`
-    vectors a side of every head and neuron, however many items there are.
+    vectors a side of every head and neuron, however many items there are, and a pass of
+    `batch_tokens` (as in `collect`).
 
     >>> attribute(model, contrast, directions["resid_post", 2], progress=False)
     Attribution('direction', 48 heads, 2304 neurons, 4 pairs; importance L...)

@@ -30,7 +30,7 @@ def gradients(
     differences: Mapping[Place, Float[Tensor, " unit *d_head"]],
     metric: Metric,
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     progress: bool = False,
 ) -> dict[Place, Float[Tensor, " unit"]]:
     """Return each component's gradient times its difference, mean over the side's items.

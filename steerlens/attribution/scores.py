@@ -59,7 +59,13 @@ def cosine(
     written: Float[Tensor, "*unit d_model"], direction: Float[Tensor, " d_model"]
 ) -> Float[Tensor, "*unit"]:
     """Return the cosine of what is written with a direction; 0 where nothing is written."""
-    return torch.cosine_similarity(written, direction, dim=-1, eps=1e-30)
+    lengths = _lengths(written) * direction.norm()
+    return (written @ direction / lengths.clamp_min(1e-30)).clamp(-1, 1)
+
+
+def _lengths(written: Float[Tensor, "*unit d_model"]) -> Float[Tensor, "*unit"]:
+    # W_out may be a transposed view, along whose last axis torch's norm is eight times as slow.
+    return written.square().sum(-1).sqrt()
 
 
 def head_importance(
@@ -123,7 +129,7 @@ def neuron_scores(writers: Writers, positive: Inputs, negative: Inputs) -> dict[
         "mean_contribution": _middle(positive, negative) * readout,
         "importance": neuron_importance(writers.weights, _mu(positive, negative), writers.pulled),
         "auc": auc(positive.examples, negative.examples),
-        "gap": difference.abs() * writers.stream.norm(dim=-1),
+        "gap": difference.abs() * _lengths(writers.stream),
         "effect_size": difference.abs() / variance.sqrt().float(),
     }
 

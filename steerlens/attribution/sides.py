@@ -21,9 +21,10 @@ from steerlens.attribution.scores import Inputs
 from steerlens.cards import count
 from steerlens.components import Block, Components, Norm, Place
 from steerlens.errors import HookError
-from steerlens.host import FwdHooks, Host, check_hook_name, device_of, hook_name
+from steerlens.host import FwdHooks, Host, device_of, hook_name, hook_names
 from steerlens.passes import one_pass
 from steerlens.positions import Mask, Positions
+from steerlens.prefixes import pass_room
 from steerlens.reading import Enough, Picker, Reading, pooled
 from steerlens.text import Batch, Item, batches, encode
 
@@ -35,8 +36,7 @@ def places(parts: Components) -> list[Place]:
     """
     blocks: tuple[Block, ...] = ("attn", "mlp") if parts.has_neurons else ("attn",)
     found = [(layer, block) for layer in range(parts.n_layers) for block in blocks]
-    for place in found:
-        check_hook_name(parts.model, input_name(place))
+    hook_names(parts.model, [input_name(place) for place in found])
     return found
 
 
@@ -59,11 +59,14 @@ class Side:
         self.encoded = [encode(model, item) for item in items]
         self.picker = Picker(positions, self.encoded)
 
-    def batches(self, batch_tokens: int) -> Iterator[tuple[list[int], Batch, Mask]]:
-        """Yield (rows, batch, mask of positions)."""
+    def batches(self, batch_tokens: int | None) -> Iterator[tuple[list[int], Batch, Mask]]:
+        """Yield (rows, batch, mask of positions); a pass holds what `collect` gives it."""
         device = device_of(self.model)
         for rows, batch in batches(
-            self.model, self.encoded, batch_tokens=batch_tokens, device=device
+            self.model,
+            self.encoded,
+            batch_tokens=batch_tokens or pass_room(self.model),
+            device=device,
         ):
             yield rows, batch, self.picker.mask(self.model, batch, rows)
 
@@ -90,7 +93,7 @@ def read(
     wanted: Sequence[Place],
     *,
     max_examples: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     seed: int,
     progress: bool,
 ) -> Read:

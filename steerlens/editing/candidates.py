@@ -122,7 +122,7 @@ def candidates(
     through: Through = "exact",
     paired_prompt: bool = False,
     positions: Positions | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     progress: bool = True,
 ) -> Candidates:
     """Read a contrast and return every component's importance and factors.

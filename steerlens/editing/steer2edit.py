@@ -13,7 +13,7 @@ from steerlens.editing.closed_form import Null, Rho, strengths, weight
 from steerlens.editing.factors import Factors, Place
 from steerlens.editing.value import Edit
 from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import Host
+from steerlens.host import Host, check_model
 
 HEADS, NEURONS = Null(0.99), Null(0.999)
 """Thresholds where none are given: one of a hundred random directions would pass a head's, one of
@@ -56,6 +56,7 @@ def steer2edit(
     >>> steer2edit(model, contrast, rho_attn=Null(0.8), rho_mlp=None, progress=False)
     Edit('mean difference', steer2edit, ... of 48 heads...)
     """
+    check_model(model)
     unknown = [name for name in reading if name not in signature(candidates).parameters]
     if unknown:
         known = [*signature(steer2edit).parameters, *signature(candidates).parameters]

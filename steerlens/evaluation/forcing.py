@@ -15,7 +15,7 @@ from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import completions
 from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.predicting import log_probs_at, repeated, scored_at
-from steerlens.host import Host, device_of, token_id
+from steerlens.host import Host, check_model, device_of, token_id
 from steerlens.interventions import Strength
 from steerlens.rows import at_rows
 from steerlens.running import running
@@ -46,6 +46,7 @@ def base_items(
     >>> item.prompt_length < len(item.tokens)
     True
     """
+    check_model(model)
     if isinstance(prompts, str) or not prompts:
         raise BadInputError(f"A dose needs a list of one prompt or more; got {prompts!r}.")
     items = [encode(model, prompt) for prompt in prompts]

@@ -20,7 +20,7 @@ from steerlens.evaluation.predicting import (
     scored_at,
     steered_log_probs,
 )
-from steerlens.host import Host, device_of
+from steerlens.host import Host, check_model, device_of
 from steerlens.rows import Family
 from steerlens.steering import Steering
 from steerlens.text import Batch, Encoded, Item, batches, encode
@@ -37,6 +37,7 @@ def log_probability(
     >>> values.shape, bool((values < 0).all())
     (torch.Size([2]), True)
     """
+    check_model(model)
     values = torch.zeros(len(items))
     for rows, batch in _batches(model, items, batch_tokens):
         scored = scored_at(batch)
@@ -194,6 +195,7 @@ def _batches(
 
 def _completed(model: Host, items: Sequence[Item]) -> list[Encoded]:
     """The items' tokens. Raises BadInputError on one that has no completion, or no prompt."""
+    check_model(model)
     if not items:
         raise BadInputError("There are no items to score. Give (prompt, completion) items.")
     encoded = [encode(model, item) for item in items]

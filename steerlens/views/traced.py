@@ -15,7 +15,7 @@ from torch import Tensor
 from steerlens.cards import number
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import FwdHooks, Host, check_read, device_of, hook_name, split_name
+from steerlens.host import FwdHooks, Host, check_model, check_read, device_of, hook_name, split_name
 from steerlens.passes import one_pass
 from steerlens.steering import Steering, check_steering
 from steerlens.text import Item, encode, pad, token_strings
@@ -116,6 +116,7 @@ def projections(
     >>> projections(model, layers, "I love this").element
     'ColoredTokensMulti'
     """
+    check_model(model)
     found = [directions] if isinstance(directions, Direction) else list(directions)
     if not found or not all(isinstance(each, Direction) for each in found):
         raise BadInputError("Projections are those on one Direction or more; got something else.")

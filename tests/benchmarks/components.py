@@ -82,7 +82,7 @@ def sparse_edit(shape: Shape) -> sl.Edit:
 
 def attribution(tiny: bool) -> Iterator[Row]:
     """Every head and neuron of all layers, both sides, beside collecting what goes into them."""
-    n, length, rounds = (2, 6, 2) if tiny else (16, 32, 7)
+    n, length, rounds = (2, 6, 2) if tiny else (64, 32, 5)
     for architecture in ARCHITECTURES:
         shape = shapes.shape(architecture, tiny)
         pairs = equal_pairs(shape, n, length)
@@ -95,7 +95,7 @@ def attribution(tiny: bool) -> Iterator[Row]:
                 ratio(seconds["ours"], seconds["means"]),
                 Goal(1.1),
             )
-    few, many = (2, 4) if tiny else (64, 512)
+    few, many = (2, 4) if tiny else (256, 2048)
     used = [peak("benchmarks.components:attributing", tiny=tiny, pairs=n) for n in (few, many)]
     rise = [each.peak - each.before for each in used]
     yield Row(

@@ -46,15 +46,19 @@ def memory(tiny: bool) -> Iterator[Row]:
     shape = shapes.shape("gpt2", tiny)
     given = {"architecture": "gpt2", "tiny": tiny, "length": length}
     used = {n: peak(target, bare=False, pairs=n, **given) for n in (few, many)}
-    bare = _rise(peak(target, bare=True, pairs=few, **given))
+    bare = _rise(peak(target, bare=True, pairs=many, **given))
     what = f"{shape.name}, bridge"
     for n in (few, many):
         yield Row(f"{what}: {n:,} pairs of {length} tokens", Figure(_rise(used[n])), unit="MB")
-    yield Row(f"{what}: bare forward pass", Figure(bare), unit="MB")
+    yield Row(f"{what}: bare forward passes of as many", Figure(bare), unit="MB")
     times = f"{what}: peak of the process, {many:,} pairs / {few}"
     yield Row(times, Figure(used[many].peak / used[few].peak), Goal(1.05))
     more = Figure(max(0.0, _rise(used[many]) - bare))
     yield Row(f"{what}: more than the bare forward pass", more, Goal(40), unit="MB")
+    for who in ("SteerLens", "bare"):
+        hoarded = peak(target, hoarding=True, bare=who == "bare", pairs=many, **given)
+        label = f"{what}: {who}, as glibc keeps freed memory by default"
+        yield Row(label, Figure(_rise(hoarded)), unit="MB")
     if not tiny:
         yield from _beside_peers()
 

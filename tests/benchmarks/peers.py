@@ -45,7 +45,9 @@ def _model(folder: str) -> tuple[Any, Any]:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(Path(folder) / "tokenizer.json"), pad_token="w0", eos_token="w0"
     )
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    _ = [weight.sum() for weight in model.parameters()]  # a mapped file: pages come now
+    return model, tokenizer
 
 
 def steering_vectors(

@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from benchmarks.measuring import Usage
@@ -23,7 +24,14 @@ class Served:
     `target` names a function of a module, which sets up under `arguments` and returns the run.
     """
 
-    def __init__(self, target: str, python: str | Path = sys.executable, **arguments: Any) -> None:
+    def __init__(
+        self,
+        target: str,
+        python: str | Path = sys.executable,
+        *,
+        variables: Mapping[str, str] = MappingProxyType({}),
+        **arguments: Any,
+    ) -> None:
         """Start the process and wait until it has set up. Raises RuntimeError where it fails."""
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
         places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -34,7 +42,7 @@ class Served:
             stderr=self._log,
             text=True,
             bufsize=1,
-            env={**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", **variables},
         )
         self._answer()
 
@@ -72,7 +80,18 @@ class Served:
         self.close()
 
 
-def peak(target: str, python: str | Path = sys.executable, **arguments: Any) -> Usage:
-    """Return what the first run takes in a fresh process; later ones use what it left behind."""
-    with Served(target, python, **arguments) as run:
+def peak(
+    target: str,
+    python: str | Path = sys.executable,
+    *,
+    hoarding: bool = False,
+    **arguments: Any,
+) -> Usage:
+    """Return what the first run takes in a fresh process; later ones use what it left behind.
+
+    Freed blocks of a MB or more go back to the system at once, so that the peak is of what was
+    held; under glibc's own setting (`hoarding`) it grows with the number of passes, bare ones too.
+    """
+    variables = {} if hoarding else {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    with Served(target, python, variables=variables, **arguments) as run:
         return run()

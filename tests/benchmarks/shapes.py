@@ -104,7 +104,9 @@ def build(shape: Shape, host: str) -> Any:
     if host == "bridge":
         from transformer_lens.model_bridge import TransformerBridge
 
-        return TransformerBridge.boot_transformers(str(folder(shape)), device="cpu").eval()
+        bridge = TransformerBridge.boot_transformers(str(folder(shape)), device="cpu").eval()
+        _ = [weight.sum() for weight in bridge.parameters()]  # a mapped file: pages come now
+        return bridge
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     own: dict[str, Any] = {"act_fn": "gelu_new", "normalization_type": "LN"}
