@@ -35,7 +35,7 @@ def rows(tiny: bool) -> Iterator[Row]:
         }
         large = goal is LARGE
         for name, (together, alone) in runs.items():
-            rounds = 2 if tiny else 3 if large else 7
+            rounds = 2 if tiny else 3 if large else 15
             seconds = interleaved({"rows": together, "alone": alone}, rounds)
             yield Row(f"{what}: {name}", ratio(seconds["rows"], seconds["alone"]), goal)
 

@@ -26,7 +26,7 @@ FLAT = 0.05
 @torch.no_grad()
 def edits(tiny: bool) -> Iterator[Row]:
     """An edit of 100 heads and 1,000 neurons: a forward pass with it, and putting it on and off."""
-    rounds = 2 if tiny else 7
+    rounds = 2 if tiny else 21
     for architecture in ARCHITECTURES:
         shape = shapes.shape(architecture, tiny)
         tokens = shapes.sample(shape, 1, 16 if tiny else 128)
