@@ -120,6 +120,10 @@ class Components:
         weight: Tensor = self.model.blocks[layer].mlp.W_out
         return weight.detach().float()
 
+    def writers(self, layer: int, block: Block) -> Float[Tensor, "unit *d_head d_model"]:
+        """Return the weights by which a block's heads, or its neurons, write."""
+        return self.heads(layer) if block == "attn" else self.neurons(layer)
+
     @cached_property
     def has_neurons(self) -> bool:
         """Whether MLPs have neurons with one output vector each."""

@@ -29,7 +29,8 @@ class Contrast:
 
     Items are texts, token ids, chat messages or (prompt, completion) tuples. With `paired`
     (the default when both sides are equally long) item i of one side belongs to item i of
-    the other: splits and shuffles keep pairs together.
+    the other: splits and shuffles keep pairs together. Raises BadInputError on an empty side, and
+    on pairs that do not match up.
 
     >>> contrast = Contrast(positive=["good", "fine"], negative=["bad", "awful"])
     >>> contrast
@@ -63,7 +64,7 @@ class Contrast:
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[Item, Item]]) -> Contrast:
-        """Make a paired contrast from (positive, negative) pairs."""
+        """Make a paired contrast from (positive, negative) pairs, or raise BadInputError."""
         listed = list(pairs)
         wrong = next((p for p in listed if isinstance(p, str) or len(p) != 2), None)
         if wrong is not None:

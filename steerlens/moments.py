@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""Share of a mean's length below which a difference from it is the rounding of float32."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -41,6 +44,16 @@ class Moments:
             self.mean + gap * (other.count / total),
             self.squares + other.squares + gap**2 * (self.count * other.count / total),
         )
+
+    def same_mean(self, other: Moments) -> bool:
+        """Return whether both means are one, but for rounding.
+
+        >>> x = torch.tensor([[0.1], [0.2], [0.7]])
+        >>> one, other = Moments.of(x), Moments.of(x[:1]).merged(Moments.of(x[1:]))
+        >>> bool(one.mean == other.mean), one.same_mean(other)
+        (False, True)
+        """
+        return not float((self.mean - other.mean).norm()) > ROUNDING * float(self.mean.norm())
 
     def cpu(self) -> Moments:
         """Return the same on the CPU."""

@@ -8,9 +8,9 @@ marked while they run, by an instance attribute that is deleted on leaving.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
@@ -76,9 +76,18 @@ def one_pass(model: Host, batch: Batch, fwd_hooks: FwdHooks) -> Float[Tensor, "b
     The hooks stand after those of whatever steering is on, and see what it wrote. One that raises
     ends the pass: `suppress(Enough)` around it.
     """
-    with telling(model, batch), model.hooks(fwd_hooks=fwd_hooks):
+    with telling(model, batch), hooked(model, fwd_hooks):
         logits: Tensor = model(batch.tokens)
     return logits
+
+
+def keeping(seen: dict[str, Tensor], names: Iterable[str]) -> FwdHooks:
+    """Return hooks that leave in `seen`, by hook name, what a pass brings by."""
+
+    def keep(name: str, activation: Tensor, hook: Any) -> None:
+        seen[name] = activation.detach()
+
+    return [(name, partial(keep, name)) for name in dict.fromkeys(names)]
 
 
 def bare(model: Host) -> bool:

@@ -32,19 +32,12 @@ def auc(
             f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN: they have no rank, "
             "and so no AUC. Look for a model or a steering that overflows."
         )
-    ranks = _mid_ranks(scores)
+    from scipy.stats import rankdata
+
+    ranks = torch.from_numpy(rankdata(scores.cpu().numpy(), axis=0)).to(scores.device)
     n_positive, n_negative = len(positive), len(negative)
     smallest = n_positive * (n_positive + 1) / 2
     return ((ranks[:n_positive].sum(0) - smallest) / (n_positive * n_negative)).float()
-
-
-def _mid_ranks(scores: Tensor) -> Tensor:
-    """Ranks from 1 along the first dimension, the mean rank where scores tie."""
-    ordered = scores.movedim(0, -1).contiguous().sort(-1).values
-    values = scores.movedim(0, -1).contiguous()
-    below = torch.searchsorted(ordered, values, side="left")
-    through = torch.searchsorted(ordered, values, side="right")
-    return ((below + 1 + through).double() / 2).movedim(-1, 0)
 
 
 def effect_size(
@@ -136,8 +129,7 @@ def mean_interval(values: Float[Tensor, " n"], *, seed: int = 0) -> tuple[float,
     """
     if len(values) < 2:
         raise BadInputError(f"A bootstrap needs two items or more; there are {len(values)}.")
-    generator = torch.Generator().manual_seed(seed)
-    rows = resampled_rows(len(values), generator)
+    rows = resampled_rows(len(values), torch.Generator().manual_seed(seed))
     return float(values.mean()), band(values[rows].mean(0), expanded_level(len(values)))
 
 
@@ -148,11 +140,29 @@ def share_interval(count: int, total: int) -> Interval:
     >>> low, round(high, 3)
     (0.0, 0.037)
     """
-    z = 1.959964
-    share, spread = count / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * ((share * (1 - share) + spread / 4) / total) ** 0.5 / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, total).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
+def ratio_interval(over: Float[Tensor, " n"], under: Tensor) -> Interval:
+    """Return the bootstrap 95% interval of a ratio of sums; NaN of a single item.
+
+    >>> ratio_interval(torch.ones(9), torch.full((9,), 2.0))
+    (0.5, 0.5)
+    """
+    if len(over) < 2:
+        return torch.nan, torch.nan
+    return band(resampled_ratios(over, under), expanded_level(len(over)))
+
+
+def resampled_ratios(
+    over: Float[Tensor, " n"], under: Tensor, *, seed: int = 0
+) -> Float[Tensor, " resample"]:
+    """Return the ratios of sums over bootstrap resamples, both of the same items."""
+    rows = resampled_rows(len(over), torch.Generator().manual_seed(seed))
+    return over[rows].sum(0) / under[rows].sum(0)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Int
@@ -67,8 +67,10 @@ class Steering:
         """Return [(hook_name, fn)] for one pass: TransformerLens's plain currency.
 
         `tokens` are those of the pass (ids, or text as the model tokenises it). Without them
-        only positions by absolute index can be told. Raises BadInputError where a selector
-        needs tokens or prompt lengths that are not given, when the hook runs.
+        only positions by absolute index can be told. Without `prompt_lengths` (real tokens a row,
+        BOS included) a text is all prompt, so that `generated` picks nothing; no hook warns of it.
+        Raises BadInputError, at the latest when the hook runs, where a selector needs tokens that
+        are not given, and HookError in a pass of another shape.
 
         >>> hooks = sl.add(directions["resid_post", 2]).fwd_hooks(model, tokens="A good day")
         >>> logits = model.run_with_hooks("A good day", fwd_hooks=hooks)
@@ -95,6 +97,9 @@ class Steering:
         end in passes over prompts and completions; in `generate` they are known. On leaving
         without an exception, raises HookError if a hook never fired though its layer ran.
         The user's own hooks stay as they were, and none of ours stays behind.
+
+        >>> with steering.on(model):
+        ...     logits = model("A good day")
         """
         with running(self.expression, model, prompt_lengths=_lengths(prompt_lengths)):
             yield model
@@ -221,6 +226,17 @@ def together(parts: Sequence[Expression]) -> Steering:
     True
     """
     return Steering(parts[0] if len(parts) == 1 else Group(tuple(parts)))
+
+
+def under(steering: Steering | None, model: Host) -> AbstractContextManager[Any]:
+    """Return a block in which a steering, if any, is on, though its passes may come by none of it.
+
+    >>> with under(steering, model), torch.no_grad():
+    ...     logits = model("a good day")
+    """
+    if steering is None:
+        return nullcontext()
+    return running(steering.expression, model, may_miss=True)
 
 
 def check_steering(value: object) -> None:

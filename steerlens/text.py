@@ -139,6 +139,17 @@ def _checked(model: Host, encoded: Encoded, item: Any) -> Encoded:
     return encoded
 
 
+def whole(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
+    """Return items as texts without a completion: their last token is the prompt's last.
+
+    >>> [text] = whole(model, [("a good day", " and a cat")])
+    >>> text.prompt_length == len(text.tokens)
+    True
+    """
+    encoded = (encode(model, item) for item in items)
+    return tuple(Encoded(each.tokens, len(each.tokens)) for each in encoded)
+
+
 def single_tokens(tokenizer: Any, word: str) -> set[int]:
     """Return the ids whose text is a word, alone or after a space; none where it takes several."""
     spelt = (tokenizer(form, add_special_tokens=False)["input_ids"] for form in (word, f" {word}"))
@@ -184,22 +195,50 @@ def batches(
         yield taken, pad(model, [items[i] for i in taken], device)
 
 
-def token_strings(model: Host, tokens: Int[Tensor, " pos"]) -> list[str]:
-    """Return each token as text, for views: `['<s>', 'The', ' cat']`; ids without a tokenizer.
+class Spelling:
+    """A tokenizer's tokens as pieces of text that join to the whole.
 
-    A token is decoded after another one, because some decoders drop a text's first space.
+    A token is decoded after an ordinary one, because some decoders drop a text's first space.
     """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Start with nothing looked up."""
+        self._tokenizer = tokenizer
+        self._anchor: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+        self._before = self._decoded(self._anchor)
+        self._known: dict[int, str] = {}
+
+    def opening(self, token: int) -> str:
+        """Return the text of a row's first token."""
+        return self._decoded([token])
+
+    def following(self, tokens: list[int]) -> str:
+        """Return the text of tokens that follow others."""
+        if len(tokens) > 1:
+            return self._after_anchor(tokens)
+        if tokens[0] not in self._known:
+            self._known[tokens[0]] = self._after_anchor(tokens)
+        return self._known[tokens[0]]
+
+    def _after_anchor(self, tokens: list[int]) -> str:
+        whole = self._decoded([*self._anchor, *tokens])
+        cut = whole.startswith(self._before)
+        return whole[len(self._before) :] if cut else self._decoded(tokens)
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+
+
+def token_strings(model: Host, tokens: Int[Tensor, " pos"]) -> list[str]:
+    """Return each token as text, for views: `['<s>', 'The', ' cat']`; ids without a tokenizer."""
     ids = tokens.tolist()
     if model.tokenizer is None:
         return [str(each) for each in ids]
-    decode = model.tokenizer.decode
-    special = set(model.tokenizer.all_special_ids)
-    anchor = next((each for each in ids if each >= 0 and each not in special), None)
-    before = "" if anchor is None else decode([anchor])
+    spelling, special = Spelling(model.tokenizer), set(model.tokenizer.all_special_ids)
 
     def shown(each: int) -> str:
-        after = "" if anchor is None or each in special else decode([anchor, each])
-        return str(after[len(before) :] if before and after.startswith(before) else decode([each]))
+        if each < 0:
+            return "?"
+        return spelling.opening(each) if each in special else spelling.following([each])
 
-    strings = {each: "?" if each < 0 else shown(each) for each in set(ids)}
-    return [strings[each] for each in ids]
+    return [shown(each) for each in ids]

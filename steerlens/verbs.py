@@ -29,8 +29,10 @@ def add(
 
     Several directions are added each at its own. `coeff` multiplies the vector as it is: a
     number, one a row of the batch, one a layer as {layer: number}, a function of what is read,
-    or `of_stream(0.1)` for a tenth of each token's own norm. Source: ActAdd (arXiv 2308.10248),
-    CAA (arXiv 2312.06681). Cost: one addition a token.
+    or `of_stream(0.1)` for a tenth of each token's own norm. Raises BadInputError on what is no
+    direction, and on layers without a coefficient; when it runs, on a vector that does not fit the
+    hook point. Source: ActAdd (arXiv 2308.10248), CAA (arXiv 2312.06681). Cost: one addition a
+    token.
 
     >>> add(directions["resid_post", 2], coeff=4, positions="predicting")
     Steering(4 * add('direction') @ blocks.2.hook_resid_post[predicting])
@@ -48,8 +50,9 @@ def ablate(
     """Return the steering that removes the component along a direction at its hook point.
 
     With a basis, the component in its span. `coeff` is the share removed, 0 to 1; the length
-    and sign of the vectors play no part. At heads each head's own part is removed. Source:
-    directional ablation (arXiv 2406.11717). Cost: one projection a token.
+    and sign of the vectors play no part. At heads each head's own part is removed. Raises
+    BadInputError as `add`, and on a share outside 0 to 1. Source: directional ablation (arXiv
+    2406.11717). Cost: one projection a token.
 
     >>> ablate(directions["resid_post", 2])
     Steering(1 * ablate('direction') @ blocks.2.hook_resid_post[everywhere])
@@ -143,7 +146,7 @@ def _listed(directions: Direction | Directions | Sequence[Direction]) -> list[Di
         or not all(isinstance(each, Direction) for each in listed)
     ):
         raise BadInputError(
-            f"Give a Direction, Directions, a list of them or a Basis to ablate; got "
-            f"{type(directions).__name__}. A vector becomes one by Direction(hook_name, vector)."
+            "Give a Direction, Directions, a list of one or more, or, to ablate, a Basis; got "
+            f"{repr(directions)[:60]}. A vector becomes one by Direction(hook_name, vector)."
         )
     return list(listed)

@@ -72,7 +72,7 @@ def test_a_share_is_between_0_and_1(make: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
-        (lambda: sl.add([]), BadInputError, "Give a Direction, Directions, a list"),
+        (lambda: sl.add([]), BadInputError, r"or, to ablate, a Basis; got \[\]\."),
         (lambda: sl.add(A, positions="promt"), UnknownNameError, "Nearest: 'prompt'"),
         (lambda: sl.add(A, coeff=float("nan")), BadInputError, "finite number; got nan"),
         (lambda: sl.add(A).when(float("inf")), BadInputError, "finite number; got inf"),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from steerlens.directions.probe import fitted
 
 FOLDS = 5
 FEWEST = 4
 """Items a side below which nothing is left out, and the accuracy is not a number."""
 Folds = tuple[Int[Tensor, " positive"], Int[Tensor, " negative"]]
 """The fold of each item, a side."""
+Score = Callable[[Tensor], Tensor]
+"""Above 0 where an example is told to be positive."""
 
 
 def folds(positive: int, negative: int, *, paired: bool, seed: int) -> Folds | None:
@@ -44,7 +50,8 @@ def head_accuracy(
     heads = range(positive.shape[1])
     if parts is None:
         return torch.full((len(heads),), torch.nan)
-    return torch.tensor([_probed(positive[:, head], negative[:, head], parts) for head in heads])
+    each = [_told_right(positive[:, head], negative[:, head], parts, _probe) for head in heads]
+    return torch.stack(each)
 
 
 def neuron_accuracy(
@@ -58,33 +65,31 @@ def neuron_accuracy(
     """
     if parts is None:
         return torch.full((positive.shape[1],), torch.nan)
-    right = [torch.zeros(positive.shape[1]), torch.zeros(positive.shape[1])]
-    for fold in range(int(parts[0].max()) + 1):
-        out = [part == fold for part in parts]
-        up, down = positive[~out[0]].mean(0), negative[~out[1]].mean(0)
-        for side, (x, sign) in enumerate(((positive, 1), (negative, -1))):
-            told = sign * ((x[out[side]] - (up + down) / 2) * (up - down)).sign()
-            right[side] += ((told + 1) / 2).sum(0)
-    return (right[0] / len(positive) + right[1] / len(negative)) / 2
+    return _told_right(positive, negative, parts, _threshold)
 
 
-def _probed(
-    positive: Float[Tensor, "positive d_head"],
-    negative: Float[Tensor, "negative d_head"],
+def _told_right(
+    positive: Float[Tensor, "positive *unit"],
+    negative: Float[Tensor, "negative *unit"],
     parts: Folds,
-) -> float:
-    from sklearn.linear_model import LogisticRegression
+    fit: Callable[[Tensor, Tensor], Score],
+) -> Float[Tensor, "..."]:
+    """The mean of both sides' shares told right by the sign of a score fitted without them."""
+    right: tuple[list[Tensor], list[Tensor]] = [], []
+    for fold in range(int(torch.cat(parts).max()) + 1):
+        out, other_out = (part == fold for part in parts)
+        score = fit(positive[~out], negative[~other_out])
+        right[0].append(score(positive[out]).sign())
+        right[1].append(-score(negative[other_out]).sign())
+    shares = [(torch.cat(signs) / 2 + 0.5).mean(0) for signs in right]
+    return (shares[0] + shares[1]) / 2
 
-    x = torch.cat([positive, negative])
-    label = torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))])
-    fold, right = torch.cat(parts), torch.zeros(len(x))
-    for each in range(int(fold.max()) + 1):
-        out = fold == each
-        centre = x[~out].mean(0)
-        scale = (x[~out] - centre).std().clamp_min(1e-12)
-        scaled = (x - centre) / scale
-        probe = LogisticRegression(C=1.0, max_iter=1000, class_weight="balanced")
-        probe.fit(scaled[~out].numpy(), label[~out].numpy())
-        told = torch.from_numpy(probe.predict(scaled[out].numpy()))
-        right[out] = (told == label[out]).float()
-    return float(right[label == 1].mean() + right[label == 0].mean()) / 2
+
+def _probe(positive: Float[Tensor, "p d_head"], negative: Float[Tensor, "n d_head"]) -> Score:
+    weights, bias = fitted(positive, negative, "balanced")
+    return lambda x: x @ weights + bias
+
+
+def _threshold(positive: Float[Tensor, "p neuron"], negative: Float[Tensor, "n neuron"]) -> Score:
+    up, down = positive.mean(0), negative.mean(0)
+    return lambda x: (x - (up + down) / 2) * (up - down)

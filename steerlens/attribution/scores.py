@@ -48,7 +48,7 @@ class Writers:
         cls, parts: Components, layer: int, block: Block, direction: Float[Tensor, " d_model"]
     ) -> Writers:
         """Read a layer's weights, on the CPU."""
-        weights = parts.heads(layer) if block == "attn" else parts.neurons(layer)
+        weights = parts.writers(layer, block)
         norm, pulled = parts.after(layer, block), direction.to(weights)
         stream = weights if norm is None else norm.gain * norm.centre(weights)
         pulled = pulled if norm is None else norm.pulled(pulled)
@@ -60,7 +60,8 @@ def cosine(
 ) -> Float[Tensor, "*unit"]:
     """Return the cosine of what is written with a direction; 0 where nothing is written."""
     lengths = _lengths(written) * direction.norm()
-    return (written @ direction / lengths.clamp_min(1e-30)).clamp(-1, 1)
+    cosines: Tensor = written @ direction / lengths.clamp_min(1e-30)
+    return cosines.clamp(-1, 1)
 
 
 def _lengths(written: Float[Tensor, "*unit d_model"]) -> Float[Tensor, "*unit"]:

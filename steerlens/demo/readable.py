@@ -7,6 +7,7 @@ at every layer, so that what words alone tell stands beside what the layers have
 from __future__ import annotations
 
 import argparse
+from math import isnan
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from steerlens.statistics import auc
 def readable(model: Any, concept: str, n: int) -> list[float]:
     """Return the test AUC of a concept's fit direction at the embedding and after each layer.
 
+    NaN at the embedding where both sides are made of the same words, and no direction is there.
+
     >>> len(readable(model, "brevity", 8))
     7
     """
@@ -35,8 +38,10 @@ def readable(model: Any, concept: str, n: int) -> list[float]:
         collect(model, side, sites, progress=False) for side in (test.positive, test.negative)
     )
     return [
-        float(auc(*(side.examples[hook] @ each.vector for side in (up, down))))
-        for hook, each in found.items()
+        float(auc(*(side.examples[hook] @ found[hook].vector for side in (up, down))))
+        if hook in found
+        else torch.nan
+        for hook in up
     ]
 
 
@@ -50,7 +55,7 @@ def main() -> None:
     table = Table("concept", "embed", *map(str, range(model.cfg.n_layers)))
     for concept in tqdm(["sentiment", *CONCEPTS]):
         values = readable(model, concept, arguments.n)
-        table.add_row(concept, *(f"{value:.2f}" for value in values))
+        table.add_row(concept, *("-" if isnan(value) else f"{value:.2f}" for value in values))
     Console().print(table)
 
 

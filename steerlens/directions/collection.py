@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Directions(Mapping[str, Direction]):
-    """Directions by hook name, as ActivationCache is: `directions["resid_post", 14]`."""
+    """Directions by hook name, as ActivationCache is: `directions["resid_post", 14]`.
+
+    Raises UnknownNameError, with the layers that there are, on any other name.
+
+    >>> directions["resid_post", 2] is directions["blocks.2.hook_resid_post"]
+    True
+    """
 
     found: Mapping[str, Direction]
 

@@ -275,6 +275,16 @@ class Direction:
         return card(f"Direction {self.name!r}", rows)
 
 
+def check_direction(value: object, what: str) -> None:
+    """Raise BadInputError on anything but one Direction."""
+    if not isinstance(value, Direction):
+        raise BadInputError(
+            f"{what} needs one Direction; got {type(value).__name__}. A vector becomes one by "
+            "Direction(hook_name, vector), a basis by basis.compose(weights); of several "
+            "directions choose one."
+        )
+
+
 def _bracketed(name: str) -> str:
     """A name to stand behind a sign: a sum in brackets."""
     return f"({name})" if " + " in name or " - " in name else name

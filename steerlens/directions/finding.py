@@ -118,7 +118,7 @@ def find_directions(
             "config": f"at most {max_examples} examples a side, {placebos} placebos, seed {seed}",
         },
     )
-    alike = [hook for hook in positive if not bool(_gap(hook, positive, negative).any())]
+    alike = [hook for hook in positive if positive[hook].same_mean(negative[hook])]
     if alike:
         _tell_alike(alike, positive)
     hooks = [hook for hook in positive if hook not in alike]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,7 +24,9 @@ def probe(
 
 
 def fitted(
-    positive: Float[Tensor, "positive d"], negative: Float[Tensor, "negative d"]
+    positive: Float[Tensor, "positive d"],
+    negative: Float[Tensor, "negative d"],
+    class_weight: Literal["balanced"] | None = None,
 ) -> tuple[Float[Tensor, " d"], float]:
     """Return the weights and the intercept of an L2 logistic regression of the sides.
 
@@ -35,6 +39,7 @@ def fitted(
     centre = x.mean(0)
     scale = (x - centre).std().clamp_min(1e-12)
     labels = [1] * len(positive) + [0] * len(negative)
-    found = LogisticRegression(C=1.0, max_iter=1000).fit(((x - centre) / scale).numpy(), labels)
+    probe = LogisticRegression(C=1.0, max_iter=1000, class_weight=class_weight)
+    found = probe.fit(((x - centre) / scale).numpy(), labels)
     weights = torch.from_numpy(found.coef_[0]).double() / scale
     return weights.float(), float(found.intercept_[0] - weights @ centre.double())

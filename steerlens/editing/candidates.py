@@ -135,9 +135,9 @@ def candidates(
     over the last token. `paired_prompt` reads negative completions after the positive prompts, as
     the paper's released code does for safety.
 
-    Raises BadInputError on what is no contrast, a direction that is none of the stream, a
-    quantised weight, a mixture of experts unless `blocks` leaves "mlp" out. Cost: a forward pass
-    an item.
+    Raises BadInputError on what is no contrast, sides that read the same and no direction given, a
+    direction that is none of the stream, a quantised weight, a mixture of experts unless `blocks`
+    leaves "mlp" out. Cost: a forward pass an item.
     """
     check_contrast(contrast, "Components are compared on")
     places: list[Place] = [(n, block) for n in range(int(model.cfg.n_layers)) for block in blocks]
@@ -158,6 +158,12 @@ def candidates(
         )
         for side in _sides(contrast, paired_prompt)
     ]
+    if along is None and all(sides[0][name].same_mean(sides[1][name]) for name in names):
+        raise BadInputError(
+            f"Both sides read the same at every block, positions {sides[0].positions}. Where "
+            "prompts are alike and answers have one token, what predicts these is the prompt "
+            "alone: give positions='generated', which reads answers, or longer ones."
+        )
     found = []
     for place, name in zip(places, names, strict=True):
         positive, negative = (side[name].mean.float() for side in sides)
@@ -181,7 +187,7 @@ def _candidate(
     through: Through,
 ) -> Candidate:
     layer, block = place
-    weights = (parts.heads(layer) if block == "attn" else parts.neurons(layer)).cpu()
+    weights = parts.writers(layer, block).cpu()
     after, mean = parts.after(layer, block), (positive + negative) / 2
     norm = None if after is None else after.cpu()
     if direction is None:

@@ -127,7 +127,7 @@ def removed(
     With `bias` the block's bias loses as much. None where nothing changes.
     """
     layer, block = place
-    weights = (parts.heads(layer) if block == "attn" else parts.neurons(layer)).cpu()
+    weights = parts.writers(layer, block).cpu()
     seen = weights @ v
     reads = seen if block == "attn" else seen[:, None]
     length = reads.norm(dim=-1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import einsum
@@ -19,9 +17,8 @@ from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.errors import BadInputError
 from steerlens.host import Host, device_of
-from steerlens.passes import one_pass
-from steerlens.running import running
-from steerlens.steering import Steering, check_steering
+from steerlens.passes import keeping, one_pass
+from steerlens.steering import Steering, check_steering, under
 from steerlens.text import Batch, Item, encode, pad, token_strings
 
 
@@ -132,22 +129,12 @@ def _attention(
     model: Host, batch: Batch, steering: Steering | None, layers: Sequence[int]
 ) -> _Attention:
     seen: dict[str, Tensor] = {}
-
-    def reader(name: str) -> Callable[..., None]:
-        def keep(activation: Tensor, hook: Any) -> None:
-            seen[name] = activation[0].detach().float()
-
-        return keep
-
     names = [f"blocks.{i}.attn.hook_{what}" for i in layers for what in ("pattern", "v")]
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        if steering is not None:
-            stack.enter_context(running(steering.expression, model, may_miss=True))
-        one_pass(model, batch, [(name, reader(name)) for name in names])
+    with torch.no_grad(), under(steering, model):
+        one_pass(model, batch, keeping(seen, names))
     return _Attention(
-        {i: seen[f"blocks.{i}.attn.hook_pattern"] for i in layers},
-        {i: seen[f"blocks.{i}.attn.hook_v"] for i in layers},
+        {i: seen[f"blocks.{i}.attn.hook_pattern"][0].float() for i in layers},
+        {i: seen[f"blocks.{i}.attn.hook_v"][0].float() for i in layers},
     )
 
 

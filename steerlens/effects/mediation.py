@@ -7,7 +7,6 @@ do more, by what later components read of it: holding it at its base value takes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,10 @@ from steerlens.effects.measuring import by_prompt, encoded_prompts
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.moments import Moments
-from steerlens.passes import one_pass
+from steerlens.passes import hooked, keeping, one_pass
 from steerlens.rows import at_rows
-from steerlens.running import running
 from steerlens.statistics import largest
-from steerlens.steering import Steering, check_steering
+from steerlens.steering import Steering, check_steering, under
 from steerlens.text import Batch, Item, batches
 
 if TYPE_CHECKING:
@@ -194,15 +192,7 @@ def _base(
 ) -> tuple[Float[Tensor, "n d_vocab"], Values]:
     """The base model's logits, and what its heads and MLPs put out at every token."""
     values: Values = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def kept(activation: Tensor, hook: Any) -> None:
-            values[name] = activation.detach()
-
-        return kept
-
-    names = dict.fromkeys(_site(place) for place in every)
-    return _logits(model, batch, mask, None, [(name, keep(name)) for name in names]), values
+    return _logits(model, batch, mask, None, keeping(values, map(_site, every))), values
 
 
 def _held(values: Values, places: Sequence[Place]) -> FwdHooks:
@@ -224,10 +214,6 @@ def _held(values: Values, places: Sequence[Place]) -> FwdHooks:
     return [(name, hold(name)) for name in heads]
 
 
-def _is_z(name: str) -> bool:
-    return name.endswith("hook_z")
-
-
 def _logits(
     model: Host,
     batch: Batch,
@@ -236,9 +222,7 @@ def _logits(
     hooks: FwdHooks,
 ) -> Float[Tensor, "n d_vocab"]:
     """The logits at the scored tokens; hooks at z run after the steering's, others before."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(model.hooks(fwd_hooks=[each for each in hooks if not _is_z(each[0])]))
-        if steering is not None:
-            stack.enter_context(running(steering.expression, model, may_miss=True))
-        return one_pass(model, batch, [each for each in hooks if _is_z(each[0])])[mask].float()
+    before = [(name, hook) for name, hook in hooks if not name.endswith("hook_z")]
+    after = [(name, hook) for name, hook in hooks if name.endswith("hook_z")]
+    with torch.no_grad(), hooked(model, before), under(steering, model):
+        return one_pass(model, batch, after)[mask].float()

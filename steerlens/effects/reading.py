@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -13,9 +14,8 @@ from torch import Tensor
 
 from steerlens.errors import HookError
 from steerlens.host import STREAM, FwdHooks, Host, hook_name
-from steerlens.passes import one_pass
-from steerlens.running import running
-from steerlens.steering import Steering
+from steerlens.passes import hooked, keeping, one_pass
+from steerlens.steering import Steering, under
 from steerlens.text import Batch
 
 
@@ -66,15 +66,13 @@ def read(
         "unembed.hook_in",
         *own,
     )
-    whole = _Touching(own)
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(model.hooks(fwd_hooks=[*outer, *whole.before()]))
-        if steering is not None:
-            stack.enter_context(running(steering.expression, model, may_miss=True))
-        logits = one_pass(model, batch, [*inner, *whole.after()])[mask].float()
+    bare, written = dict[str, Tensor](), dict[str, Tensor]()
+    outermost = hooked(model, [*outer, *keeping(bare, own)])
+    with torch.no_grad(), outermost, under(steering, model):
+        logits = one_pass(model, batch, [*inner, *keeping(written, own)])[mask].float()
     read, found = after.seen, before.seen
     _check({**found, **read}, [*outer, *inner])
+    touched = [(bare[name] != written[name]).any(-1) for name in own]
 
     def each(site: str, seen: dict[str, Tensor]) -> list[Tensor]:
         return [seen[f"blocks.{layer}.{site}"] for layer in layers]
@@ -90,7 +88,7 @@ def read(
         normed=read["unembed.hook_in"],
         logits=logits,
         written={name: read[name] - found[name] for name in own},
-        touched=whole.touched,
+        touched=reduce(or_, touched) if touched else None,
     )
 
 
@@ -125,33 +123,6 @@ class _Reader:
             self.seen[name] = activation[self.mask.to(activation.device)].detach().float()
 
         return keep
-
-
-class _Touching:
-    """Which tokens a steering wrote at, over all its points of the stream."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names, self.kept = names, dict[str, Tensor]()
-        self.touched: Tensor | None = None
-
-    def before(self) -> FwdHooks:
-        return [(name, self._keep(name)) for name in self.names]
-
-    def after(self) -> FwdHooks:
-        return [(name, self._compare(name)) for name in self.names]
-
-    def _keep(self, name: str) -> Callable[..., None]:
-        def keep(activation: Tensor, hook: Any) -> None:
-            self.kept[name] = activation.detach()
-
-        return keep
-
-    def _compare(self, name: str) -> Callable[..., None]:
-        def compare(activation: Tensor, hook: Any) -> None:
-            here = (activation != self.kept.pop(name)).any(-1)
-            self.touched = here if self.touched is None else self.touched | here
-
-        return compare
 
 
 def _check(seen: dict[str, Tensor], wanted: FwdHooks) -> None:

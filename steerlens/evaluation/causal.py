@@ -9,7 +9,7 @@ Source: interchange interventions (Geiger et al., arXiv 2106.02997).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,13 +25,11 @@ from steerlens.effects.readout import Answers, answer_pairs
 from steerlens.errors import BadInputError
 from steerlens.evaluation.gap import Gap, Pair
 from steerlens.evaluation.placebo import random_like
-from steerlens.host import HookFn, Host, device_of
-from steerlens.passes import one_pass
+from steerlens.host import Host
 from steerlens.positions import Positions
-from steerlens.signals import Combining, Moment, Rows
-from steerlens.statistics import Interval, band, expanded_level, rank_among, resampled_rows
-from steerlens.text import Encoded, Item, batches, encode
-from steerlens.transforms import Interchange, Replace, Transform
+from steerlens.statistics import rank_among, ratio_interval
+from steerlens.text import whole
+from steerlens.transforms import Interchange, Replace, Transform, stored_pass
 from steerlens.verbs import steer
 
 
@@ -111,7 +109,7 @@ def causal_effect(
             f"Interchange needs pairs, and {contrast!r} is unpaired. Give sides of one length "
             "whose items belong together."
         )
-    sides = _texts(model, contrast.positive), _texts(model, contrast.negative)
+    sides = whole(model, contrast.positive), whole(model, contrast.negative)
     where = positions or "last_prompt_token"
     moved = _partners(model, sides, direction.hook_name, where, batch_tokens)
     listed = None if answers is None else answer_pairs(answers, len(contrast))
@@ -119,64 +117,32 @@ def causal_effect(
     others = random_like(direction, randoms, seed=seed)
     bar = tqdm([direction, *others], desc="interchange", disable=not progress)
 
-    inside = [_Inside(Rows(torch.tensor([float(len(e.tokens)) for e in side]))) for side in sides]
-
     def closed(made: Callable[[Tensor], Transform]) -> Float[Tensor, " pair"]:
         """What is closed by what is made of the partners' activations, both ways."""
         positive, negative = (
-            steer(made(each), direction.hook_name, positions=where, gate=gate)
-            for each, gate in zip(moved, inside, strict=True)
+            steer(made(each), direction.hook_name, positions=where) for each in moved
         )
         return gap.closed(positive, negative)
 
     own, *random = [closed(partial(Interchange, each, by_index=True)) for each in bar]
-    whole = closed(partial(Replace, by_index=True))
-    return _effect(own, whole, random, gap)
-
-
-def _texts(model: Host, items: Sequence[Item]) -> list[Encoded]:
-    """Whole texts, a completion counted as prompt: what the model says next is what counts."""
-    encoded = (encode(model, item) for item in items)
-    return [Encoded(each.tokens, len(each.tokens)) for each in encoded]
-
-
-@dataclass(frozen=True, eq=False)
-class _Inside(Combining):
-    """1 at the tokens of each row's own text, 0 at those of an answer after it."""
-
-    lengths: Rows
-
-    def __call__(self, moment: Moment) -> Float[Tensor, "batch pos"]:
-        return (moment.placed.index < self.lengths(moment)).to(moment.x.dtype)
+    entire = closed(partial(Replace, by_index=True))
+    return _effect(own, entire, random, gap)
 
 
 def _partners(
     model: Host, sides: Pair, hook_name: str, positions: Positions, batch_tokens: int
 ) -> list[Float[Tensor, "pair pos *unit"]]:
-    """Each item's activations, moved by as much as its partner's mean lies from its own."""
+    """Each item's activations, moved by as much as its partner's mean lies from its own.
+
+    Past an item's end they are NaN, so that an answer after it is left as it is.
+    """
     means, own = [], []
     for side in sides:
         read = collect(model, side, [hook_name], positions, max_examples=len(side), progress=False)
         means.append(read.examples[hook_name])
-        own.append(_activations(model, side, hook_name, batch_tokens))
+        own.append(stored_pass(model, side, hook_name, batch_tokens=batch_tokens))
     gap = (means[0] - means[1])[:, None]
     return [own[0] - gap, own[1] + gap]
-
-
-def _activations(
-    model: Host, items: Sequence[Encoded], hook_name: str, batch_tokens: int
-) -> Float[Tensor, "item pos *unit"]:
-    """What stands at a hook point at every token; past a batch's longest text, 0."""
-    longest, found = max(len(each.tokens) for each in items), {}
-    for rows, batch in batches(model, items, batch_tokens=batch_tokens, device=device_of(model)):
-        kept: list[Tensor] = []
-        hook: HookFn = lambda activation, hook, kept=kept: kept.append(activation)  # noqa: E731
-        with torch.no_grad():
-            one_pass(model, batch, [(hook_name, hook)])
-        for row, activation in zip(rows, kept[0].float().cpu(), strict=True):
-            found[row] = activation.new_zeros(longest, *activation.shape[1:])
-            found[row][: len(activation)] = activation
-    return torch.stack([found[row] for row in range(len(items))])
 
 
 def _effect(own: Tensor, whole: Tensor, random: Sequence[Tensor], gap: Gap) -> CausalEffect:
@@ -186,7 +152,7 @@ def _effect(own: Tensor, whole: Tensor, random: Sequence[Tensor], gap: Gap) -> C
     placed = rank_among(moved, others) if len(random) else None
     return CausalEffect(
         moved=moved,
-        interval=_ratio_interval(own, gap.size),
+        interval=ratio_interval(own, gap.size),
         whole=float(whole.sum() / total),
         random_band=(torch.nan, torch.nan) if placed is None else placed.band,
         rank=1 if placed is None else placed.rank,
@@ -194,11 +160,3 @@ def _effect(own: Tensor, whole: Tensor, random: Sequence[Tensor], gap: Gap) -> C
         pairs=len(own),
         metric=gap.metric,
     )
-
-
-def _ratio_interval(moved: Float[Tensor, " pair"], size: Float[Tensor, " pair"]) -> Interval:
-    """The bootstrap interval of a ratio of sums over pairs."""
-    if len(moved) < 2:
-        return (torch.nan, torch.nan)
-    rows = resampled_rows(len(moved), torch.Generator().manual_seed(0))
-    return band(moved[rows].sum(0) / size[rows].sum(0), expanded_level(len(moved)))

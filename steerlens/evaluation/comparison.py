@@ -18,9 +18,8 @@ from steerlens.evaluation.generation import Completion, completions
 from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.predicting import log_probs_at, scored_at
 from steerlens.host import Host, device_of
-from steerlens.running import running
 from steerlens.signals import Rows
-from steerlens.steering import Steering
+from steerlens.steering import Steering, under
 from steerlens.text import Encoded, Item, pad
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ def _divergences(
             batch = pad(model, texts[start : start + batch_rows], device_of(model))
             where = scored_at(batch, ahead=1)
             base = log_probs_at(model, batch, where)
-            with running(steering.expression, model, may_miss=True):
+            with under(steering, model):
                 steered = log_probs_at(model, batch, where)
             each = kl(base, steered)
             nats += torch.split(each.clamp_min(0).cpu(), where.sum(1).tolist())

@@ -17,7 +17,7 @@ from steerlens.cards import card, count, interval, number, share
 from steerlens.evaluation.forcing import Forced, Nats, base_items
 from steerlens.evaluation.metrics import kl_summary
 from steerlens.host import Host
-from steerlens.statistics import Interval, band, expanded_level, resampled_rows
+from steerlens.statistics import Interval, band, expanded_level, ratio_interval, resampled_ratios
 from steerlens.steering import Steering
 from steerlens.text import Item
 
@@ -176,7 +176,7 @@ def _doses(nats: Nats, coeffs: Sequence[float], beside: Sequence[Dose | None]) -
         Dose(
             coeff=float(coeff),
             kl=float(means[i]),
-            interval=_interval(sums[i], nats.counts),
+            interval=ratio_interval(sums[i], nats.counts),
             p95=kl_summary(nats.values[i]).p95,
             share=float(nats.share[i]),
             per_prompt=sums[i] / nats.counts,
@@ -196,22 +196,8 @@ def held_out_interval(held_out: Dose, calibrated: Dose) -> Interval:
     """
     if min(len(held_out.tokens), len(calibrated.tokens)) < 2:
         return (torch.nan, torch.nan)
-    found = _resampled(held_out.per_prompt * held_out.tokens, held_out.tokens, seed=0)
-    chosen = _resampled(calibrated.per_prompt * calibrated.tokens, calibrated.tokens, seed=1)
+    found = resampled_ratios(held_out.per_prompt * held_out.tokens, held_out.tokens)
+    chosen = resampled_ratios(calibrated.per_prompt * calibrated.tokens, calibrated.tokens, seed=1)
     level = expanded_level(min(len(held_out.tokens), len(calibrated.tokens)))
     # A resample whose calibration prompts all cost nothing says nothing of the coefficient.
     return band((found * calibrated.kl / chosen)[chosen > 0], level)
-
-
-def _interval(sums: Float[Tensor, " prompt"], counts: Int[Tensor, " prompt"]) -> Interval:
-    """The bootstrap interval of the mean over tokens, whole prompts resampled."""
-    if len(sums) < 2:
-        return (torch.nan, torch.nan)
-    return band(_resampled(sums, counts, seed=0), expanded_level(len(sums)))
-
-
-def _resampled(
-    sums: Float[Tensor, " prompt"], counts: Int[Tensor, " prompt"], seed: int
-) -> Float[Tensor, " resample"]:
-    rows = resampled_rows(len(sums), torch.Generator().manual_seed(seed))
-    return sums[rows].sum(0) / counts[rows].sum(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import torch
 from jaxtyping import Float, Int
@@ -15,11 +14,10 @@ from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.predicting import log_probs_at
 from steerlens.host import Host, device_of
 from steerlens.rows import at_rows
-from steerlens.running import running
-from steerlens.steering import Steering
+from steerlens.steering import Steering, under
 from steerlens.text import Encoded, batches, encode, predicting
 
-Pair = tuple[list[Encoded], list[Encoded]]
+Pair = tuple[Sequence[Encoded], Sequence[Encoded]]
 """The positive and the negative side's items."""
 
 
@@ -90,10 +88,9 @@ class Gap:
             self.model, items, batch_tokens=self.batch_tokens, device=device
         ):
             mask = predicting(batch, torch.tensor([starts[i] for i in numbers], device=device))
-            with ExitStack() as stack:
-                if steering is not None:
-                    here = at_rows(steering, [rows[i] for i in numbers], 1, max(rows) + 1)
-                    stack.enter_context(running(here.expression, self.model, may_miss=True))
+            own = [rows[i] for i in numbers]
+            here = None if steering is None else at_rows(steering, own, 1, max(rows) + 1)
+            with under(here, self.model):
                 logps = log_probs_at(self.model, batch, mask)
             parts = torch.split(logps, mask.sum(1).tolist())
             for i, part in zip(numbers, parts, strict=True):

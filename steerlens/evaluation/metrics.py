@@ -77,12 +77,18 @@ def kl_summary(
     if every.numel() == 0:
         raise BadInputError("There are no tokens to take a mean KL over. Give one or more.")
     wide = every.double()
-    # Not torch.quantile, which refuses more than 16 million numbers.
-    ordered, place = wide.sort().values, 0.95 * (len(wide) - 1)
-    low = int(place)
-    high = min(low + 1, len(wide) - 1)
-    p95 = torch.lerp(ordered[low], ordered[high], place - low)
-    return Divergence(float(wide.mean()), float(p95))
+    return Divergence(float(wide.mean()), float(quantile(wide, 0.95)))
+
+
+def quantile(values: Float[Tensor, "n *unit"], share: float) -> Float[Tensor, "*unit"]:
+    """Return a quantile of each entry, interpolated; 0 is the smallest value, 1 the largest.
+
+    `torch.quantile` refuses more than 16 million numbers.
+    """
+    ordered: Tensor = values.sort(0).values
+    place = share * (len(values) - 1)
+    below = min(int(place), max(0, len(values) - 2))
+    return torch.lerp(ordered[below], ordered[min(below + 1, len(values) - 1)], place - below)
 
 
 def perplexity_ratio(base: Float[Tensor, " item"], steered: Float[Tensor, " item"]) -> float:

@@ -15,8 +15,7 @@ from steerlens.host import Host, device_of
 from steerlens.passes import logits_at, telling
 from steerlens.prefixes import Prefix, shared_parts
 from steerlens.rows import Family
-from steerlens.running import running
-from steerlens.steering import Steering, check_steering
+from steerlens.steering import Steering, check_steering, under
 from steerlens.text import Batch, Encoded, batches, pad
 
 Prediction = tuple[int, Float[Tensor, "coeff _token vocab"]]
@@ -101,7 +100,7 @@ def _rows_on(
         _check_members(steering, coeffs)
         steering = steering.over(rows)
     check_steering(steering)
-    with running((steering * scale).expression, model, may_miss=True):
+    with under(steering * scale, model):
         yield
 
 

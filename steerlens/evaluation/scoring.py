@@ -6,7 +6,7 @@ Items tell where the prompt ends, so every position selector means here what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,14 +37,13 @@ def log_probability(
     >>> values.shape, bool((values < 0).all())
     (torch.Size([2]), True)
     """
-    check_model(model)
-    values = torch.zeros(len(items))
-    for rows, batch in _batches(model, items, batch_tokens):
-        scored = scored_at(batch)
-        logps = log_probs_at(model, batch, scored)
+
+    def logps(batch: Batch, scored: Bool[Tensor, "batch pos"]) -> Float[Tensor, "1 scored"]:
         chosen = batch.tokens[:, 1:][scored[:, :-1]]
-        values[rows] = _row_means(logps.gather(1, chosen[:, None]).squeeze(1), scored).cpu()
-    return values
+        return log_probs_at(model, batch, scored).gather(1, chosen[:, None]).T
+
+    each = _by_token(model, items, (1.0,), batch_tokens, logps)
+    return torch.cat([values.mean(1) for values in each])
 
 
 def perplexity(model: Host, items: Sequence[Item], *, batch_tokens: int = 2048) -> float:
@@ -172,7 +171,8 @@ def _by_token(
 ) -> list[Float[Tensor, "coeff _token"]]:
     """Measure every batch, and hand each item its own tokens."""
     values: dict[int, Tensor] = {}
-    for rows, batch in _batches(model, items, _room(coeffs, batch_tokens)):
+    encoded, room = _completed(model, items), _room(coeffs, batch_tokens)
+    for rows, batch in batches(model, encoded, batch_tokens=room, device=device_of(model)):
         scored = scored_at(batch)
         parts = torch.split(measure(batch, scored).cpu(), scored.sum(1).tolist(), dim=1)
         values.update(zip(rows, parts, strict=True))
@@ -184,13 +184,6 @@ def _room(coeffs: Sequence[float], batch_tokens: int) -> int:
     if len(coeffs) == 0:
         raise BadInputError("There are no coefficients to score at. Give one or more.")
     return max(1, batch_tokens // len(coeffs))
-
-
-def _batches(
-    model: Host, items: Sequence[Item], batch_tokens: int
-) -> Iterator[tuple[list[int], Batch]]:
-    encoded = _completed(model, items)
-    return batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model))
 
 
 def _completed(model: Host, items: Sequence[Item]) -> list[Encoded]:
@@ -210,13 +203,3 @@ def _completed(model: Host, items: Sequence[Item]) -> list[Encoded]:
                 "token or more."
             )
     return encoded
-
-
-def _row_means(
-    values: Float[Tensor, " scored"], mask: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, " batch"]:
-    """The mean of each row's values, given row after row."""
-    counts = mask.sum(1)
-    rows = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), counts)
-    sums = torch.zeros(len(mask), device=mask.device).index_add_(0, rows, values)
-    return sums / counts

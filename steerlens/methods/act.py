@@ -35,10 +35,11 @@ from steerlens.activations import collect
 from steerlens.cards import count
 from steerlens.contrast import Contrast
 from steerlens.errors import BadInputError
+from steerlens.evaluation.metrics import quantile
 from steerlens.host import HookNames, Host
 from steerlens.methods.data import Sets
 from steerlens.methods.signing import signed
-from steerlens.methods.transport import check_share, coupled, places, quantile
+from steerlens.methods.transport import check_share, coupled, places
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
 from steerlens.steering import Steering

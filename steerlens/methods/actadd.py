@@ -24,12 +24,11 @@ from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_name, need_tokenizer, token_id
-from steerlens.methods.ends import whole
 from steerlens.methods.signing import signed
 from steerlens.positions import index
 from steerlens.provenance import made_by
 from steerlens.steering import Steering
-from steerlens.text import Encoded
+from steerlens.text import Encoded, whole
 from steerlens.transforms import stored_pass
 from steerlens.verbs import add
 

@@ -22,7 +22,7 @@ turns of one layer would add to those of the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import pi
 from typing import Literal
@@ -38,13 +38,14 @@ from steerlens.directions import Direction
 from steerlens.directions.finding import check_read_alike
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.host import Host, hook_name, is_bridge, layer_of
-from steerlens.interventions import OPEN, Group, Intervention
+from steerlens.interventions import OPEN, Expression
 from steerlens.methods.signing import signed
-from steerlens.positions import Positions, selector
+from steerlens.positions import Positions
 from steerlens.provenance import made_by, worded
-from steerlens.signals import Constant, Projection, Signal
-from steerlens.steering import Steering
-from steerlens.transforms import Rotate, RotateTo, Transform
+from steerlens.signals import Projection
+from steerlens.steering import Steering, together
+from steerlens.transforms import Rotate, RotateTo
+from steerlens.verbs import steer
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ class Plane:
     ) -> Steering:
         """Return the steering that sets the angle in the plane, at every hook point."""
 
-        def one(name: str) -> Intervention:
+        def one(name: str) -> Expression:
             first, second = self.at(name)
             gate = Projection(first) > 0.0 if adaptive else OPEN
             made = RotateTo(first, second, angle=angle)
-            return _intervention(name, made, positions, 1.0, gate)
+            return steer(made, positions=positions, gate=gate).expression
 
         used = replace(self.config, mode="angular", angle=angle, adaptive=adaptive)
-        return self._signed(map(one, self.projections), used, positions)
+        return self._signed(together([one(name) for name in self.projections]), used, positions)
 
     def selective(self, angle: float = pi, *, positions: Positions = "every_token") -> Steering:
         """Return the steering that turns by an angle in the plane, at discriminative layers.
@@ -123,30 +124,19 @@ class Plane:
                 "At no layer do the sides lie on opposite sides of b1, so selective steering would "
                 "change nothing. Take mode='angular', or read the sides elsewhere."
             )
-        made = (_intervention(n, Rotate(*self.at(n)), positions, angle) for n in names)
+        turns = [Rotate(*self.at(name)) for name in names]
+        made = steer(turns, coeff=angle, positions=positions)
         return self._signed(made, replace(self.config, mode="selective", angle=angle), positions)
 
-    def _signed(
-        self, made: Iterable[Intervention], config: Config, positions: Positions
-    ) -> Steering:
-        """Return the steering of these parts; it says with what config it was made."""
+    def _signed(self, made: Steering, config: Config, positions: Positions) -> Steering:
+        """Return the steering, which says with what config it was made."""
         used = worded(replace(config, positions=positions))
-        return signed(Steering(Group(tuple(made))), {**self.made_on, "config": used})
+        return signed(made, {**self.made_on, "config": used})
 
     def __repr__(self) -> str:
         """Return where b1 is from and which layers are discriminative."""
         layers = ", ".join(map(str, self.layers)) or "none"
         return f"Plane(b1 of {self.source}, discriminative layers: {layers})"
-
-
-def _intervention(
-    name: str,
-    transform: Transform,
-    positions: Positions,
-    coeff: float,
-    gate: Signal = OPEN,
-) -> Intervention:
-    return Intervention(name, transform, selector(positions), Constant(float(coeff)), gate)
 
 
 def norms(model: Host) -> tuple[str, ...]:
@@ -221,7 +211,7 @@ def plane(
     )
     check_read_alike(positive.positions, negative.positions, "read=...")
     for name in names:
-        if torch.equal(positive[name].mean, negative[name].mean):
+        if positive[name].same_mean(negative[name]):
             raise BadInputError(
                 f"Both sides read the same at {name!r}, positions {positive.positions}. Give "
                 "read=..., where the texts differ."

@@ -19,10 +19,10 @@ from steerlens.errors import BadInputError
 from steerlens.interventions import Intervention
 from steerlens.positions import Positions, selector
 from steerlens.rows import Family
-from steerlens.signals import Constant, Signal
+from steerlens.signals import Signal
 from steerlens.steering import Steering, together
 from steerlens.transforms import Add, Shift
-from steerlens.verbs import add
+from steerlens.verbs import add, steer
 
 
 def composed(basis: Basis, weights: Weights, positions: Positions = "everywhere") -> Steering:
@@ -52,13 +52,12 @@ def by_row(
     Steering(1 * composed(2 stored rows) @ blocks.2.hook_resid_post[everywhere])
     """
     check_weights(basis, weights)
-    chosen = selector(positions)
-    leaves = []
-    for hook, vectors in basis.vectors.items():
-        sums = torch.tensordot(weights.detach().cpu().double(), vectors.double(), 1).float()
-        shift = Shift(sums, hook, "composed")
-        leaves.append(Intervention(hook, shift, chosen, Constant(1.0)))
-    return together(leaves)
+    wide = weights.detach().cpu().double()
+    shifts = [
+        Shift(torch.tensordot(wide, vectors.double(), 1).float(), hook, "composed")
+        for hook, vectors in basis.vectors.items()
+    ]
+    return steer(shifts, positions=positions)
 
 
 def family(

@@ -15,6 +15,10 @@ regression on mean embeddings, used token by token; PCA with r = 5; the bound of
 and not scaled, C = 1, sides weighing the same, and that the accuracy is one on texts left out
 (`accuracy_on="train"` for the other); it is the mean of both sides' shares.
 
+A gate scales what strength scales: where that is no factor of the change, as of rotations (an
+angle) and of `KeepNorm` (what is added before the length is brought back), a gate of h turns or
+adds h times as much, and so keeps the norm that the form above would not.
+
 The token rule: a gate looks at what its base looks at, BOS and pads left out of its training,
 and so at activations that hold the steering of earlier layers already. Gates are fitted on
 activations that hold none.

@@ -7,18 +7,7 @@ from collections.abc import Sequence
 from steerlens.activations import Activations, collect
 from steerlens.errors import BadInputError
 from steerlens.host import Host
-from steerlens.text import Encoded, Item, encode
-
-
-def whole(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
-    """Return items as texts without a completion: their last token is the prompt's last.
-
-    >>> [text] = whole(model, [("a good day", " and a cat")])
-    >>> text.prompt_length == len(text.tokens)
-    True
-    """
-    encoded = (encode(model, item) for item in items)
-    return tuple(Encoded(each.tokens, len(each.tokens)) for each in encoded)
+from steerlens.text import Encoded, Item, encode, whole
 
 
 def prompts_of(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:

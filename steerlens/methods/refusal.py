@@ -146,8 +146,8 @@ def directions(
             for side in sides
         )
         for name in names:
-            gap = positive[name].mean - negative[name].mean
-            if bool(gap.any()):
+            if not positive[name].same_mean(negative[name]):
+                gap = positive[name].mean - negative[name].mean
                 norm = float(positive.norms[name].mean + negative.norms[name].mean) / 2
                 read = {**source, "positions": positive.positions}
                 made = Direction(name, gap, "refusal", None, norm, data.counted, read)

@@ -6,17 +6,15 @@ Source: the refusal score of arXiv 2406.11717, and of its code the small numbers
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from steerlens.errors import BadInputError
-from steerlens.evaluation.predicting import log_probs_at
+from steerlens.evaluation.predicting import log_probs_at, scored_at
 from steerlens.host import Host, device_of, need_tokenizer
-from steerlens.running import running
-from steerlens.steering import Steering
+from steerlens.steering import Steering, under
 from steerlens.text import Encoded, batches, single_tokens
 
 _EPSILON = 1e-8
@@ -64,11 +62,9 @@ def next_log_probs(
     """Return the log-probabilities of the token after each prompt, under a steering."""
     values: dict[int, Tensor] = {}
     for rows, batch in batches(model, prompts, batch_tokens=batch_tokens, device=device_of(model)):
-        last = torch.zeros_like(batch.real)
-        last[torch.arange(len(last)), batch.prompt_lengths.cpu() - 1] = True
-        on = steering and running(steering.expression, model, may_miss=True)
-        with on or nullcontext():
-            values.update(zip(rows, log_probs_at(model, batch, last).double().cpu(), strict=True))
+        with under(steering, model):
+            last = log_probs_at(model, batch, scored_at(batch, ahead=1))
+        values.update(zip(rows, last.double().cpu(), strict=True))
     return torch.stack([values[i] for i in range(len(prompts))])
 
 

@@ -27,11 +27,11 @@ from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction, find_directions
 from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.host import Host, hook_name
-from steerlens.methods.ends import whole
 from steerlens.methods.signing import signed
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
 from steerlens.steering import Steering
+from steerlens.text import whole
 from steerlens.transforms import Ablate, Add, KeepNorm, Piecewise, Transform
 from steerlens.verbs import steer
 

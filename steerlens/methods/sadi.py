@@ -81,7 +81,8 @@ class Config:
     strength: float = 10.0
     """1 + delta: what selected entries are multiplied by."""
     score: Score = "mean"
-    """How a head is ranked: by the mean of its difference, or (ours) by its norm."""
+    """How a unit is ranked: a head by the mean of its difference, others by its signed value; or
+    (ours) by its norm, which of a single value is its size."""
     mode: Mode = "scale"
     """"scale", the paper's equation, or "pin", its code, for known prompts."""
     positions: Positions = "last_prompt_token"

@@ -39,7 +39,8 @@ class Search:
     initial: int | None = None
     """Of `gp` and `tpe`: how many candidates of a Sobol sequence come first; by default 2k."""
     batch: int = 5
-    """How many candidates are proposed at once, and run in one pass; 1 learns from each."""
+    """Of `gp`, `tpe` and `random`: how many candidates are proposed at once, and run in one pass; 1
+    learns from each. (`cem` proposes a generation, `coordinate` four steps along an axis.)"""
     population: int = 32
     """Of `cem`: the candidates of a generation."""
     elite: float = 0.2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar, TypeVar
@@ -27,8 +27,7 @@ from steerlens.methods.transport import wasserstein
 from steerlens.passes import one_pass
 from steerlens.positions import Mask, Positions
 from steerlens.reading import Enough, Picker, pooled
-from steerlens.running import running
-from steerlens.steering import Steering
+from steerlens.steering import Steering, under
 from steerlens.text import Encoded, Item, encode, pad
 from steerlens.transforms import Affine, Linear, Scaled
 
@@ -99,10 +98,7 @@ class Texts:
             return read
 
         hooks: FwdHooks = [(name, reader(name)) for name in names]
-        on: AbstractContextManager[Any] = nullcontext()
-        if steering is not None:
-            on = running(steering.expression, self.model, may_miss=True)
-        with on, suppress(Enough):
+        with under(steering, self.model), suppress(Enough):
             one_pass(self.model, batch, hooks)
         missing = [name for name in names if name not in found]
         if missing:

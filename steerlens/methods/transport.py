@@ -76,11 +76,3 @@ def wasserstein(
     """
     x, y, shares = coupled(source, target)
     return ((x - y) ** 2).flatten(1).mean(1) @ shares
-
-
-def quantile(values: Float[Tensor, "n *unit"], share: float) -> Float[Tensor, "*unit"]:
-    """Return a quantile of each entry, interpolated; 0 is the smallest value, 1 the largest."""
-    ordered: Tensor = values.sort(0).values
-    place = share * (len(values) - 1)
-    below = min(int(place), max(0, len(values) - 2))
-    return torch.lerp(ordered[below], ordered[min(below + 1, len(values) - 1)], place - below)

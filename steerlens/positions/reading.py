@@ -17,46 +17,13 @@ from torch import Tensor
 from steerlens.errors import BadInputError
 from steerlens.host import need_tokenizer
 from steerlens.positions.window import Mask, Window
+from steerlens.text import Spelling
 
 Follower = Callable[[str, int, int], bool]
 """Says of one token whether it is picked, from the text and where the token's part of it begins
 and ends. It may look at nothing after that end, and is asked about every token once, in order."""
 
 _BROKEN = "�"
-
-
-class Spelling:
-    """A tokenizer's tokens as pieces of text that join to the whole.
-
-    A token is decoded after an ordinary one, because some decoders drop a text's first space.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        """Start with nothing looked up."""
-        self._tokenizer = tokenizer
-        self._anchor: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
-        self._before = self._decoded(self._anchor)
-        self._known: dict[int, str] = {}
-
-    def opening(self, token: int) -> str:
-        """Return the text of a row's first token."""
-        return self._decoded([token])
-
-    def following(self, tokens: list[int]) -> str:
-        """Return the text of tokens that follow others."""
-        if len(tokens) > 1:
-            return self._after_anchor(tokens)
-        if tokens[0] not in self._known:
-            self._known[tokens[0]] = self._after_anchor(tokens)
-        return self._known[tokens[0]]
-
-    def _after_anchor(self, tokens: list[int]) -> str:
-        whole = self._decoded([*self._anchor, *tokens])
-        cut = whole.startswith(self._before)
-        return whole[len(self._before) :] if cut else self._decoded(tokens)
-
-    def _decoded(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
 
 
 class RowText:

@@ -17,8 +17,9 @@ from steerlens.errors import BadInputError
 from steerlens.host import need_tokenizer
 from steerlens.positions.combining import Combining
 from steerlens.positions.phrases import Phrase
-from steerlens.positions.reading import RowText, Spelling, follow
+from steerlens.positions.reading import RowText, follow
 from steerlens.positions.window import Mask, Window
+from steerlens.text import Spelling
 
 _OTHERS = ("system", "tool", "developer")
 """Roles whose messages end others, in templates that know them."""

@@ -12,8 +12,9 @@ from torch.linalg import vector_norm
 
 from steerlens.cards import number
 from steerlens.directions import Direction
+from steerlens.directions.direction import check_direction
 from steerlens.errors import BadInputError
-from steerlens.signals.gates import check_direction, dots
+from steerlens.signals.gates import dots
 from steerlens.signals.moment import Moment
 from steerlens.signals.signal import Combining, Constant, Rows, Signal
 

@@ -15,6 +15,7 @@ from steerlens.basis import Basis, orthonormal_factor
 from steerlens.cards import number
 from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
+from steerlens.directions.direction import check_direction
 from steerlens.directions.finding import check_read_alike
 from steerlens.directions.probe import fitted
 from steerlens.errors import BadInputError
@@ -195,15 +196,6 @@ def _one_place(model: Host, place: object) -> str:
             "layer: ('resid_post', 3)."
         )
     return found[0]
-
-
-def check_direction(value: object, what: str) -> None:
-    """Raise BadInputError on anything but one Direction."""
-    if not isinstance(value, Direction):
-        raise BadInputError(
-            f"{what} needs one Direction; got {type(value).__name__}. A vector becomes one by "
-            "Direction(hook_name, vector); of several directions choose one."
-        )
 
 
 def dots(

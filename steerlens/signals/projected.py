@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.directions import Direction
-from steerlens.signals.gates import check_direction
+from steerlens.directions.direction import check_direction
 from steerlens.signals.moment import Moment
 from steerlens.signals.signal import Combining, Values
 

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from steerlens.cards import count
 from steerlens.errors import BadInputError
 from steerlens.host import Host, check_by_token, check_hook_name, device_of
-from steerlens.passes import one_pass
+from steerlens.passes import keeping, one_pass
 from steerlens.positions import Window
-from steerlens.text import Item, encode, pad
+from steerlens.text import Item, batches, encode
 from steerlens.transforms.linear import Along
 from steerlens.transforms.transform import Linear, Scaled
 
@@ -147,13 +148,13 @@ class Interchange(Stored, Along):
 
 
 def stored_pass(
-    model: Host, prompts: Sequence[Item], hook_name: str
+    model: Host, prompts: Sequence[Item], hook_name: str, *, batch_tokens: int = 4096
 ) -> Float[Tensor, "row index *unit"]:
     """Return the activations of prompts at a hook point, by absolute index, BOS at 0.
 
     The reference of `Replace` and `Interchange` with `by_index=True`; NaN past each row's end.
     Runs under whatever steering is on. Raises UnknownNameError or HookError on a hook point that
-    cannot be read. Cost: one pass over the prompts, as one batch.
+    cannot be read. Cost: one pass over the prompts.
 
     >>> stored_pass(model, ["a good day"], "blocks.2.hook_resid_post").shape
     torch.Size([1, 4, ...])
@@ -161,14 +162,13 @@ def stored_pass(
     check_by_token(check_hook_name(model, hook_name))
     if isinstance(prompts, str) or not len(prompts):
         raise BadInputError("Give a list of prompts, one or more.")
-    batch = pad(model, [encode(model, prompt) for prompt in prompts], device_of(model))
-    kept: list[Tensor] = []
-
-    def keep(activation: Tensor, hook: Any) -> None:
-        kept.append(activation.detach().float().clone())
-
-    with torch.no_grad():
-        one_pass(model, batch, [(hook_name, keep)])
-    [found] = kept
-    real = batch.real.reshape(*batch.real.shape, *[1] * (found.ndim - 2))
-    return found.masked_fill(~real, torch.nan).cpu()
+    encoded = [encode(model, prompt) for prompt in prompts]
+    found: dict[int, Tensor] = {}
+    for rows, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model)):
+        seen: dict[str, Tensor] = {}
+        with torch.no_grad():
+            one_pass(model, batch, keeping(seen, [hook_name]))
+        stored = zip(rows, seen[hook_name].float().cpu(), strict=True)
+        found |= {row: each[: len(encoded[row].tokens)] for row, each in stored}
+    each_row = [found[row] for row in range(len(encoded))]
+    return pad_sequence(each_row, batch_first=True, padding_value=torch.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 from steerlens.basis import Basis, orthonormal_factor
 from steerlens.cards import number
 from steerlens.directions import Direction
+from steerlens.directions.direction import check_direction
 from steerlens.errors import BadInputError
 from steerlens.transforms.transform import Linear, Scaled, own
 
@@ -31,7 +32,11 @@ class Along(Linear):
     @cached_property
     def units(self) -> Float[Tensor, "k *unit"]:
         """Orthonormal vectors that span the direction or basis, head by head."""
-        check_along(self.along, Direction | Basis)
+        if not isinstance(self.along, Direction | Basis):
+            raise BadInputError(
+                f"This transform needs a Direction or a Basis; got {type(self.along).__name__}. A "
+                "vector becomes one by Direction(hook_name, vector)."
+            )
         return unit_vectors(self.along)
 
     @property
@@ -53,16 +58,6 @@ class Along(Linear):
         first, *rest = [value * unit for value, unit in parts]
         total: Tensor = sum(rest, first)
         return total
-
-
-def check_along(value: object, kinds: Any) -> None:
-    """Raise BadInputError on anything but a direction (or a basis, where that will do)."""
-    if not isinstance(value, kinds):
-        wanted = "one Direction" if kinds is Direction else "a Direction or a Basis"
-        raise BadInputError(
-            f"This transform needs {wanted}; got {type(value).__name__}. A vector becomes one by "
-            "Direction(hook_name, vector), a basis by basis.compose(weights)."
-        )
 
 
 def unit_vectors(along: Direction | Basis) -> Float[Tensor, "k *unit"]:
@@ -90,7 +85,7 @@ class OfVector(Linear):
 
     def __post_init__(self) -> None:
         """Raise BadInputError on anything but a direction."""
-        check_along(self.along, Direction)
+        check_direction(self.along, "This transform")
 
     @property
     def hook_name(self) -> str:

@@ -17,9 +17,9 @@ from torch import Tensor
 from steerlens.basis import Basis, orthonormal_factor
 from steerlens.cards import number
 from steerlens.directions import Direction
+from steerlens.directions.direction import check_direction
 from steerlens.errors import BadInputError
 from steerlens.positions import Window
-from steerlens.transforms.linear import check_along
 from steerlens.transforms.transform import Linear, Scaled
 
 P = TypeVar("P", bound="Planar")
@@ -61,7 +61,7 @@ class Planar(Linear):
     def plane(self) -> Float[Tensor, "2 *unit"]:
         """The two axes, orthonormal over all heads together."""
         for each in (self.first, self.second):
-            check_along(each, Direction)
+            check_direction(each, "This transform")
         self.first.check_beside(self.second)
         flat = torch.stack([self.first.vector, self.second.vector]).flatten(1)
         axes = orthonormal_factor(flat)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 
-from steerlens.views.scale import Number, shown
+from steerlens.views.scale import Number, shown, signed
 from steerlens.views.theme import text
 
 CHARACTER = 6.1
@@ -94,6 +94,25 @@ def bar(start: Number, end: Number, y: Number, height: Number, colour: str, told
     return (
         f'<rect x="{low:g}" y="{y - height / 2:g}" width="{max(high - low, 1):g}" '
         f'height="{height:g}" fill="{colour}" fill-opacity=".72"><title>{text(told)}</title></rect>'
+    )
+
+
+def bar_line(
+    x: Axis,
+    y: Number,
+    height: Number,
+    name: str,
+    ends: tuple[Number, Number],
+    colour: str,
+    value: Number,
+    told: str = "",
+) -> str:
+    """Return a horizontal bar with its name to the left and its value to the right."""
+    start, end = (x(each) for each in ends)
+    return (
+        label(x.start - 10, y + 4, name, anchor="end")
+        + bar(start, end, y, height, colour, told or f"{name}: {signed(value)}")
+        + label(x.end + 12, y + 4, signed(value))
     )
 
 

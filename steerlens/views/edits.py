@@ -187,10 +187,8 @@ def _bars(edit: Edit, most: int) -> str:
     for i, (name, value, g) in enumerate(zip(names, values, top["importance"], strict=True)):
         y = TOP + LINE * (i + 0.5)
         hover = f"{name}: {signed(value)}" + ("" if isnan(g) else f", g {signed(g)}")
-        body += axes.label(left - 10, y + 4, name, anchor="end")
         colour = BLUE if value > 0 else VERMILION
-        body += axes.bar(x(0.0), x(value), y, HEIGHT, colour, hover)
-        body += axes.label(left + WIDTH + 12, y + 4, signed(value))
+        body += axes.bar_line(x, y, HEIGHT, name, (0.0, value), colour, value, hover)
     told = f"The {len(values)} strongest of {len(found):,} neurons: λ"
     if len(values) == len(found):
         told = f"{count(len(found), 'neuron')}: λ"

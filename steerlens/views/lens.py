@@ -6,7 +6,7 @@ from steerlens.effects import LogitLens
 from steerlens.views import axes
 from steerlens.views.axes import Axis
 from steerlens.views.page import View
-from steerlens.views.scale import Number, signed
+from steerlens.views.scale import signed
 from steerlens.views.theme import BLUE, VERMILION, token_text
 
 WIDTH, LINE, HEIGHT = 360, 19, 13
@@ -38,21 +38,13 @@ def logit_lens(found: LogitLens, *, title: str | None = None) -> View:
     body += axes.label(x(far), TOP - 8, "chance", anchor="middle", muted=True)
     body += axes.label(x(-far), TOP - 8, "chance", anchor="middle", muted=True)
     for (_, token_id, score), name, top in zip(rows, names, tops, strict=True):
-        body += _bar(name, token_id, score, x, top + LINE / 2)
+        colour, told = BLUE if score > 0 else VERMILION, f"{name} ({token_id}): {signed(score)}"
+        y = top + LINE / 2
+        body += axes.bar_line(x, y, HEIGHT, name, (0.0, score), colour, score, told)
     drawing = axes.svg(round(left + WIDTH + SIDE), bottom + BELOW, body, f"Logit lens: {UNIT}")
     beyond = f"{found.beyond_chance} of {len(rows)} tokens beyond chance"
     return View(
         title or f"What {found.direction} promotes and suppresses",
         drawing,
         subtitle=f"by the straight path to the logits; {beyond}",
-    )
-
-
-def _bar(name: str, token_id: int, score: Number, x: Axis, y: Number) -> str:
-    """Return the token, its bar from zero, and its score at the right."""
-    told, colour = signed(score), BLUE if score > 0 else VERMILION
-    return (
-        axes.label(x.start - 10, y + 4, name, anchor="end")
-        + axes.bar(x(0.0), x(score), y, HEIGHT, colour, f"{name} ({token_id}): {told}")
-        + axes.label(x.end + 12, y + 4, told)
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor
 from steerlens.cards import number
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import FwdHooks, Host, check_model, check_read, device_of, hook_name, split_name
-from steerlens.passes import one_pass
+from steerlens.host import Host, check_model, check_read, device_of, hook_name, split_name
+from steerlens.passes import keeping, one_pass
 from steerlens.steering import Steering, check_steering
 from steerlens.text import Item, encode, pad, token_strings
 from steerlens.trace import Trace
@@ -177,16 +176,10 @@ def _pattern(model: Host, item: Any, layer: int) -> Float[Tensor, "head query ke
 
 def _read(model: Host, item: Any, names: Sequence[str]) -> dict[str, Float[Tensor, "_ *rest"]]:
     """What passes the hook points named in one pass of a text, in float32 on the CPU."""
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str, activation: Tensor, hook: Any) -> None:
-        kept[name] = activation[0].detach().float().cpu()
-
-    batch = pad(model, [item], device_of(model))
-    hooks: FwdHooks = [(name, partial(keep, name)) for name in dict.fromkeys(names)]
+    seen: dict[str, Tensor] = {}
     with torch.no_grad():
-        one_pass(model, batch, hooks)
-    return kept
+        one_pass(model, pad(model, [item], device_of(model)), keeping(seen, names))
+    return {name: activation[0].float().cpu() for name, activation in seen.items()}
 
 
 def _label(name: str) -> str:

@@ -10,7 +10,7 @@ from steerlens.errors import BadInputError
 from steerlens.views import axes
 from steerlens.views.axes import Axis
 from steerlens.views.page import View
-from steerlens.views.scale import Number, signed
+from steerlens.views.scale import Number
 from steerlens.views.theme import BLUE, GREY, VERMILION
 
 WIDTH, LINE, HEIGHT = 420, 24, 15
@@ -47,20 +47,10 @@ def waterfall(
     body += axes.rule(x(0.0), TOP, x(0.0), bottom, 0.6)
     for i, (name, start, end) in enumerate(zip(parts, starts, ends, strict=True)):
         y = TOP + LINE * (i + 0.5)
-        body += _bar(name, start, end, parts[name], x, y, BLUE if parts[name] > 0 else VERMILION)
+        colour = BLUE if parts[name] > 0 else VERMILION
+        body += axes.bar_line(x, y, HEIGHT, name, (start, end), colour, parts[name])
         body += axes.rule(x(end), y + HEIGHT / 2, x(end), y + LINE - HEIGHT / 2, 0.5)
-    body += _bar(total, 0.0, ends[-1], ends[-1], x, bottom - LINE / 2, GREY)
+    last = bottom - LINE / 2
+    body += axes.bar_line(x, last, HEIGHT, total, (0.0, ends[-1]), GREY, ends[-1])
     drawing = axes.svg(round(left + WIDTH + SIDE), bottom + BELOW, body, f"{title}: {x_label}")
     return View(title, drawing, subtitle=subtitle)
-
-
-def _bar(
-    name: str, start: Number, end: Number, part: Number, x: Axis, y: Number, colour: str
-) -> str:
-    """Return the name, the bar from start to end, and its number at the right."""
-    told = signed(part)
-    return (
-        axes.label(x.start - 10, y + 4, name, anchor="end")
-        + axes.bar(x(start), x(end), y, HEIGHT, colour, f"{name}: {told}")
-        + axes.label(x.end + 12, y + 4, told)
-    )

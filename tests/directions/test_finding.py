@@ -73,6 +73,10 @@ def test_refusals(host: str) -> None:
     same = sl.Contrast(ROWS[:4], ROWS[:4])
     with pytest.raises(BadInputError, match=r"Both sides read the same at 'blocks.0"):
         sl.find_directions(model, same, **QUIET)
+    asked = [f"w{i} the w{2 * i} bad w{i + 9}" for i in range(12)]
+    prompts = sl.Contrast([(each, " good") for each in asked], [(each, " bad") for each in asked])
+    with pytest.raises(BadInputError, match="Both sides read the same"):  # but for 1e-16
+        sl.find_directions(model, prompts, positions="last_prompt_token", batch_tokens=64, **QUIET)
     mixed = sl.Contrast([("good", " w1")], ["bad"])
     with pytest.raises(BadInputError, match=r"only one has completions. Give positions"):
         sl.find_directions(model, mixed, **QUIET)

@@ -136,6 +136,36 @@ def test_importance_and_factors_by_hand(architecture: str, host: str) -> None:
 
 @pytest.mark.host
 @EACH_HOST
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen3"])
+def test_the_edited_weights_by_the_papers_equations(architecture: str, host: str) -> None:
+    """ΔW = λ u kᵀ on every W_O and w_out, component by component, from the sides' means alone."""
+    model, (rho, alpha) = tiny(architecture, host), (0.3, 0.6)
+    edit = steer2edit(model, CONTRAST, rho_attn=rho, rho_mlp=rho, alpha=alpha, progress=False)
+    wanted, edited = {}, 0
+    positive, negative = sides(architecture, host)
+    for place in positive:
+        weights = writer(model, place).double()
+        matrices = (weights if place[1] == "attn" else weights[:, None]).mT  # unit, d_model, d_in
+        up, down = (
+            each[place].double().reshape(matrices.shape[0], -1) for each in (positive, negative)
+        )
+        written = [sum(w @ x for w, x in zip(matrices, side, strict=True)) for side in (up, down)]
+        u = (written[0] - written[1]) / (written[0] - written[1]).norm()
+        for w, mu in zip(matrices, (up + down) / 2, strict=True):
+            g = float(w @ mu @ u / (w @ mu).norm())
+            k = w.T @ u / (w.T @ u).norm()
+            size = math.copysign(max(abs(g) - rho * alpha, 0) / (rho * (1 - alpha)), g)
+            w += size * torch.outer(u, k)
+            edited += size != 0
+        wanted[place] = matrices.mT.reshape(weights.shape).float()
+    assert 0 < edited == len(edit.frame()) < sum(len(each) for each in wanted.values())
+    with edit.applied(model):
+        for place, weights in wanted.items():
+            torch.testing.assert_close(writer(model, place), weights, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.host
+@EACH_HOST
 def test_means_are_over_what_predicts_the_completion(host: str) -> None:
     """From the last prompt token to the second-last token, the mean of an item first."""
     model = tiny("llama", host)

@@ -243,6 +243,22 @@ def test_what_is_no_contrast_or_no_number(host: str) -> None:
 
 
 @ONE_HOST
+def test_answers_of_one_token_after_the_same_prompts(host: str) -> None:
+    """What predicts them is the prompt alone, in whatever order: no direction, only rounding."""
+    model, prompts = tiny("llama", host), [f"w{i} the w{2 * i}" for i in range(12)]
+    sides = [(each, " good") for each in prompts], [(each, " bad") for each in prompts[::-1]]
+    contrast = sl.Contrast(*sides)
+    refused(
+        model,
+        "read the same at every block.*positions='generated'",
+        lambda: steer2edit(model, contrast, **MANY, batch_tokens=16),
+        lambda: thinkedit(model, contrast, progress=False),
+    )
+    assert steer2edit(model, contrast, **MANY, positions="generated").factors
+    assert steer2edit(model, contrast, direction(), **MANY).factors
+
+
+@ONE_HOST
 def test_pairs_need_prompts_of_their_own(host: str) -> None:
     """Token ids in tuples are items too, and have no prompt."""
     model = tiny("llama", host)

@@ -16,9 +16,10 @@ from torch import Tensor
 
 import steerlens as sl
 from steerlens.errors import BadInputError, HookError, UnknownNameError
+from steerlens.evaluation.metrics import quantile
 from steerlens.methods import act
 from steerlens.methods.data import Sets
-from steerlens.methods.transport import coupled, quantile, wasserstein
+from steerlens.methods.transport import coupled, wasserstein
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
 QUIET: dict[str, Any] = dict(progress=False)

@@ -339,6 +339,43 @@ def test_adapt_gives_what_it_says(host: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.host
+@EACH_HOST
+def test_j_from_texts_by_plain_hooks(host: str) -> None:
+    """Every candidate's J, from logits under h + V α, one option a pass."""
+    model, found, concepts = tiny("gpt2", host), adapted(host), basis(length=2.0)
+    items = s2a.calibration_set(model, task(16), 2, 2).items
+
+    @torch.no_grad()
+    def answered(weights: Any) -> list[tuple[float, bool]]:
+        def added(vector: Tensor) -> Any:
+            return lambda x, hook: torch.cat([x[:, :1], x[:, 1:] + vector], 1)
+
+        hooks = [(h, added(torch.tensor(weights) @ v)) for h, v in concepts.vectors.items()]
+        told = []
+        for item in items:
+            each = []
+            for option in item.options:
+                row, n = (
+                    model.to_tokens(item.prompt + option),
+                    model.to_tokens(item.prompt).shape[1],
+                )
+                with model.hooks(fwd_hooks=hooks):
+                    log_probs = forward(model, row)[0].log_softmax(-1)
+                each.append(sum(log_probs[i - 1, row[0, i]] for i in range(n, row.shape[1])))
+            p = torch.stack(each).softmax(0)
+            told.append((float(p[item.right[0]]), int(p.argmax()) == item.right[0]))
+        return told
+
+    base = answered([0.0, 0.0, 0.0])
+    for trial in found.trials[:6]:
+        pairs = list(zip(base, answered(trial.weights), strict=True))
+        gain = sum(p - p0 for (p0, right), (p, _) in pairs if not right)
+        flips = sum(not still for (_, right), (_, still) in pairs if right)
+        drop = sum(max(0.0, p0 - p) for (p0, right), (p, _) in pairs if right)
+        assert trial.value == pytest.approx(gain - 0.2 * flips - 0.2 * drop, abs=1e-4)
+
+
+@pytest.mark.host
 @ONE_HOST
 def test_the_same_seed_gives_the_same(host: str) -> None:
     model, found = tiny("gpt2", host), adapted(host, "gp")
