@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -43,24 +43,22 @@ class Contrast:
     paired: bool
 
     def __init__(
-        self, positive: Sequence[Item], negative: Sequence[Item], *, paired: bool | None = None
+        self, positive: Iterable[Item], negative: Iterable[Item], *, paired: bool | None = None
     ) -> None:
         """Raise BadInputError on an empty side, or pairs that do not match up."""
         for side, items in (("positive", positive), ("negative", negative)):
             if isinstance(items, str):
                 raise BadInputError(f"The {side} side is one text; give a list of texts.")
-            if len(items) == 0:
+            object.__setattr__(self, side, tuple(items))
+            if not getattr(self, side):
                 raise BadInputError(f"The {side} side is empty; a contrast needs items on both.")
-        if paired and len(positive) != len(negative):
+        alike = len(self.positive) == len(self.negative)
+        if paired and not alike:
             raise BadInputError(
-                f"Pairs need sides of one length; there are {len(positive)} positive and "
-                f"{len(negative)} negative items. Use paired=False for unpaired sides."
+                f"Pairs need sides of one length; there are {len(self.positive)} positive and "
+                f"{len(self.negative)} negative items. Use paired=False for unpaired sides."
             )
-        object.__setattr__(self, "positive", tuple(positive))
-        object.__setattr__(self, "negative", tuple(negative))
-        object.__setattr__(
-            self, "paired", len(positive) == len(negative) if paired is None else paired
-        )
+        object.__setattr__(self, "paired", alike if paired is None else paired)
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[Item, Item]]) -> Contrast:

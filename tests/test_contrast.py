@@ -24,6 +24,13 @@ def test_trap_21_empty_sides_and_lone_texts() -> None:
         Contrast.from_pairs([])
 
 
+def test_sides_are_anything_that_can_be_listed() -> None:
+    listed = Contrast(["a", "b"], ["c", "d"])
+    assert Contrast((text for text in "ab"), iter(["c", "d"])) == listed
+    with pytest.raises(BadInputError, match="positive side is empty"):
+        Contrast(iter(()), ["c"])
+
+
 def test_pairs_need_sides_of_one_length() -> None:
     with pytest.raises(BadInputError, match=r"2 positive and 1 negative.*paired=False"):
         Contrast(["a", "b"], ["c"], paired=True)
