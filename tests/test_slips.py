@@ -77,6 +77,7 @@ e.dose(sl.add(d), m, ["One day"])                   #> got a Steering. The model
 sl.demo.load_model("a/folder")                      #> load_model\\(folder=...\\)
 task.scores(m, d)                                   #> A steering goes here; got a Direction
 task.scores(sl.add(d), m)                           #> got a Steering. The model comes first
+sl.save("steering.safetensors", sl.add(d))          #> got str. The value comes first: save\\(value
 sl.collect(["One day"], m)                          #> got a list. The model comes first
 sl.steer2edit(c, m)                                 #> got a Contrast. The model comes first
 sl.attribute(c, c, d)                               #> got a Contrast. The model comes first
