@@ -100,6 +100,6 @@ def kind_of(value: object) -> str:
             return kind
     raise BadInputError(
         "Steerings, directions, bases, edits, contrasts, signals, attributions, masks, "
-        f"adaptations and tables of sweeps can be saved; got {type(value).__name__}. The value comes "
-        "first: save(value, path)."
+        f"adaptations and tables of sweeps can be saved; got {type(value).__name__}. The value "
+        "comes first: save(value, path)."
     )
