@@ -24,8 +24,12 @@ from steerlens.directions.quality import oriented
 from steerlens.evaluation.sweeps import sweep
 
 BEFORE_WORKERS = "distributed.nanny.pre-spawn-environ"
-DASK = {"as they come": dask.config.get(BEFORE_WORKERS), "that keep freed memory": {}}
-"""The environment of Dask's workers: by its own, glibc gives freed memory back at once."""
+DASK = {
+    "that keep freed memory": {"OMP_NUM_THREADS": 1},
+    "as they come": dask.config.get(BEFORE_WORKERS),
+}
+"""The environment of Dask's workers. By its own, glibc gives freed memory back at once; Dask leaves
+it set in this process too, so it comes last."""
 
 
 def setup_collect(
