@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest
+from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest, warn
 
 HookNames = str | Sequence[str] | Callable[[str], bool]
 HookFn = Callable[..., Tensor | None]
@@ -174,6 +174,17 @@ def check_written(model: Host, name: str) -> None:
         raise HookError(
             f"{name!r} is only read by the MLP on a TransformerBridge: what is written there does "
             "not reach the stream. Add at 'attn_out' of the same layer, or steer 'resid_post'."
+        )
+
+
+def warn_of_dropout(model: Any) -> None:
+    """Warn where dropout is at work, so that no two passes are the same."""
+    if model.training and any(
+        isinstance(each, torch.nn.Dropout) and each.training and each.p for each in model.modules()
+    ):
+        warn(
+            "The model is in training mode, and its dropout makes every pass another: base and "
+            "steered differ by it too. Call model.eval() first."
         )
 
 
