@@ -74,7 +74,7 @@ _FLAGS = {
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 """Sites whose vectors are of the stream, and at which what is written goes to it as it is."""
 _NEURONS = ("mlp.hook_pre", "mlp.hook_post")
-_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"blocks\.(-?\d+)\.(.+)")
 
 
 def is_bridge(model: Host) -> bool:
@@ -134,8 +134,8 @@ def _checked(model: Host, name: str, known: Mapping[str, Any]) -> str:
         )
     if name not in known:
         _, layer = split_name(name)
-        deep = layer is not None and layer >= model.cfg.n_layers
-        layers = f" It has layers 0 to {model.cfg.n_layers - 1}." if deep else ""
+        beyond = layer is not None and not 0 <= layer < model.cfg.n_layers
+        layers = f" It has layers 0 to {model.cfg.n_layers - 1}." if beyond else ""
         raise UnknownNameError(
             f"The model has no hook point {name!r}.{layers} {nearest(name, known).capitalize()}."
         )
@@ -207,6 +207,11 @@ def _full_names(model: Host, names: HookNames, known: Mapping[str, Any]) -> list
                 "The filter matches none of the model's hook points; model.hook_dict names them."
             )
         return found
+    if isinstance(names, int):
+        raise UnknownNameError(
+            f"{names} is no hook point or site. Give a site, 'resid_post', to have it at every "
+            "layer, or hook points by their names, ['blocks.2.hook_resid_post']."
+        )
     if not isinstance(names, str):
         return [full for name in names for full in _full_names(model, name, known)]
     if names in known:
@@ -214,6 +219,8 @@ def _full_names(model: Host, names: HookNames, known: Mapping[str, Any]) -> list
     layers = [hook_name(names, layer) for layer in range(model.cfg.n_layers)]
     if names in _SITES or any(name in known for name in layers):
         return [_checked(model, name, known) for name in layers]
+    if layer_of(names) is not None:
+        return [_checked(model, names, known)]  # which says what layers there are
     near = nearest(names, [*_SITES, *known]).capitalize()
     raise UnknownNameError(f"The model has no hook point or site {names!r}. {near}.")
 

@@ -71,7 +71,13 @@ def _ids(model: Host, prompt: Any) -> tuple[int, ...]:
     if isinstance(prompt, str):
         need_tokenizer(model, "Text")
         return tuple(model.to_tokens(prompt, truncate=False)[0].tolist())
-    ids = torch.as_tensor(prompt, dtype=None if len(prompt) else torch.long)
+    try:
+        ids = torch.as_tensor(prompt, dtype=None if len(prompt) else torch.long)
+    except (TypeError, ValueError, RuntimeError):
+        raise BadInputError(
+            f"{str(prompt)[:60]!r} is no item. An item is a text, token ids, a list of chat "
+            "messages, or a tuple (prompt, completion)."
+        ) from None
     if ids.ndim == 2 and len(ids) == 1:
         ids = ids[0]
     if ids.ndim != 1 or ids.is_floating_point():

@@ -111,7 +111,7 @@ def answer_pairs(given: Answers | Sequence[Answers], count: int) -> list[Answers
     """
     if len(given) == 2 and all(isinstance(each, str) for each in given):
         return [(str(given[0]), str(given[1]))] * count
-    wrong = next((each for each in given if isinstance(each, str) or len(each) != 2), None)
+    wrong = next((each for each in given if isinstance(each, str | int) or len(each) != 2), None)
     if wrong is not None:
         raise BadInputError(f"Answers come in pairs, such as (' good', ' bad'); got {wrong!r}.")
     if len(given) != count:

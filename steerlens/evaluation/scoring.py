@@ -6,7 +6,7 @@ Items tell where the prompt ends, so every position selector means here what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 
 import torch
 from jaxtyping import Bool, Float
@@ -181,8 +181,8 @@ def _by_token(
 
 def _room(coeffs: Sequence[float], batch_tokens: int) -> int:
     """How many tokens of items a batch holds that repeats them for every coefficient."""
-    if len(coeffs) == 0:
-        raise BadInputError("There are no coefficients to score at. Give one or more.")
+    if not isinstance(coeffs, Sized) or len(coeffs) == 0:
+        raise BadInputError(f"Scores are at a list of coefficients, coeffs=[0, 2]; got {coeffs}.")
     return max(1, batch_tokens // len(coeffs))
 
 
