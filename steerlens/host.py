@@ -74,6 +74,7 @@ _FLAGS = {
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 """Sites whose vectors are of the stream, and at which what is written goes to it as it is."""
 _NEURONS = ("mlp.hook_pre", "mlp.hook_post")
+_HEADS_FIRST = re.compile(r"attn\.(hook_)?[qk]_norm")
 _BLOCK = re.compile(r"blocks\.(-?\d+)\.(.+)")
 
 
@@ -155,6 +156,24 @@ def check_by_token(name: str) -> None:
             f"{name!r} holds a number for every query and key of a head, not a vector a token. "
             "Read or steer 'z', 'q', 'k' or 'v' instead."
         )
+
+
+def by_token(name: str, activation: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Return what a hook point holds for each of a pass's (batch, pos) tokens.
+
+    Behind a KV cache a HookedTransformer rotates all keys again: those of the cache are left out.
+    Raises HookError where there is no such thing, as under norms that have heads before tokens.
+    """
+    if name.endswith("hook_rot_k"):
+        activation = activation[:, -tokens[1] :]
+    heads_first = activation.ndim == 4 and _HEADS_FIRST.search(name)
+    if heads_first or tuple(activation.shape[:2]) != tuple(tokens):
+        raise HookError(
+            f"{name!r} holds {tuple(activation.shape)} in a pass over {tuple(tokens)} tokens "
+            "(batch, pos): not a value for each. Read or steer the stream, 'attn_out', 'mlp_out', "
+            "'z', 'q', 'k' or 'v'."
+        )
+    return activation
 
 
 def check_read(model: Host, name: str) -> None:

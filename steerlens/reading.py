@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, Host
+from steerlens.host import FwdHooks, Host, by_token
 from steerlens.passes import telling
 from steerlens.positions import Mask, Positions, selector
 from steerlens.text import Batch, Encoded
@@ -111,6 +111,7 @@ class Reader:
         """Take the hook points to read at."""
         self.names = names
         self._picks: Picks | None = None
+        self._tokens = torch.Size()
         self._fired: set[str] = set()
         self._found: dict[str, Reading] = {}
 
@@ -122,7 +123,7 @@ class Reader:
     def _hook(self, name: str) -> Callable[..., None]:
         def read(activation: Tensor, hook: Any) -> None:
             if self._picks is not None:
-                self._found[name] = self._picks.pooled(activation)
+                self._found[name] = self._picks.pooled(by_token(name, activation, self._tokens))
             self._fired.add(name)
             if len(self._fired) == len(self.names):
                 raise Enough
@@ -137,6 +138,7 @@ class Reader:
         Raises HookError where the pass did not reach a hook point.
         """
         self._picks, self._fired, self._found = picks, set(), {}
+        self._tokens = batch.tokens.shape
         with telling(model, batch), suppress(Enough):
             model(batch.tokens, **options)
         missing = [name for name in self.names if name not in self._fired]

@@ -12,7 +12,7 @@ from torch import Tensor
 from steerlens.basis import Basis
 from steerlens.clock import Clock, Ever
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, HookFn, Host
+from steerlens.host import FwdHooks, HookFn, Host, by_token
 from steerlens.interventions import (
     Change,
     Expression,
@@ -156,8 +156,9 @@ class Session:
             raise HookError(
                 f"{name!r} fired with {tuple(activation.shape[:2])} (batch, pos) in a pass of "
                 f"{tuple(window.index.shape)}. Hooks from fwd_hooks() serve one pass over the "
-                "tokens they were made for."
+                "tokens they were made for, and what is no value for each token cannot be steered."
             )
+        by_token(name, activation, window.index.shape)
 
     def _check_fit(self, name: str, activation: Tensor) -> None:
         """Raise BadInputError where what is looked for or written has another shape."""

@@ -12,7 +12,7 @@ from models import build, random_rows, tiny
 from trials import trials
 
 import steerlens as sl
-from steerlens.errors import BadInputError, UnknownNameError
+from steerlens.errors import BadInputError, HookError, UnknownNameError
 from steerlens.moments import Moments
 from steerlens.reading import pooled
 
@@ -67,6 +67,26 @@ def test_merged_examples_stay_bounded_and_in_proportion(host: str) -> None:
 def test_patterns_are_not_vectors_a_token(host: str) -> None:
     with pytest.raises(sl.SteerLensError, match="every query and key"):
         sl.collect(tiny("llama", host), [[1, 5, 6, 7]], "pattern", progress=False)
+
+
+@EACH_HOST
+@pytest.mark.parametrize("length", [models.N_HEADS, 7])
+def test_heads_are_not_taken_for_tokens(host: str, length: int) -> None:
+    """Norms of queries come with heads in front, as many as there are tokens or not."""
+    model, [row] = tiny("qwen3", host), random_rows([length])
+    name = "blocks.1.attn.q_norm.hook_normalized"
+    with pytest.raises(HookError, match="not a value for each"):
+        sl.collect(model, [row], name, progress=False)
+    one = sl.Direction(name, torch.ones(length, models.D_HEAD["qwen3"]))
+    with sl.add(one).on(model), pytest.raises(HookError, match="value for each"):
+        model(row[None])
+
+
+def test_tokens_in_one_line_are_not_taken_for_rows() -> None:
+    """A router sees the tokens of a batch one after the other."""
+    model, [row] = tiny("mixtral", "bridge"), random_rows([7])
+    with pytest.raises(HookError, match="not a value for each"):
+        sl.collect(model, [row], "blocks.1.mlp.gate.hook_in", progress=False)
 
 
 @EACH_HOST

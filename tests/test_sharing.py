@@ -129,9 +129,16 @@ def same(one: Activations, other: Activations) -> None:
         torch.testing.assert_close(one.examples[name], theirs, atol=2e-5, rtol=2e-5)
 
 
-def alone(model: Any, texts: Sequence[Encoded], positions: Any = None, **given: Any) -> Activations:
-    """Every text in a pass of its own."""
-    return sl.collect(model, texts, SITES, positions, batch_tokens=1, progress=False, **given)
+def alone(
+    model: Any,
+    texts: Sequence[Encoded],
+    positions: Any = None,
+    sites: Sequence[str] = SITES,
+    **given: Any,
+) -> Activations:
+    """Every text in a pass of its own, and whole, for a hook is on."""
+    with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: None)]):
+        return sl.collect(model, texts, sites, positions, batch_tokens=1, progress=False, **given)
 
 
 @EACH
@@ -154,8 +161,9 @@ def test_law_2_shared_beginnings_change_no_number(
 def test_law_2_wherever_is_read(host: str, positions: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama", host)
     monkeypatch.setattr(sharing, "pass_tokens", lambda model: -100.0)
-    shared = sl.collect(model, items(1), SITES, positions, progress=False)
-    same(shared, alone(model, items(1), positions))
+    sites = [*SITES, "rot_k"]  # of which a HookedTransformer's hold the cache's keys too
+    shared = sl.collect(model, items(1), sites, positions, progress=False)
+    same(shared, alone(model, items(1), positions, sites))
 
 
 @EACH_HOST
