@@ -112,7 +112,7 @@ sl.collect(m, ["good"], "blocks.9.hook_resid_post") #> layers 0 to 2
 sl.collect(m, ["good"], "blocks.-1.hook_z")         #> layers 0 to 2
 sl.views.heads(m, sl.add(d), "One day", 3)          #> layers 0 to 2
 sl.effect(m, sl.add(d), ["One day"], (5, 6))        #> Answers come in pairs
-task.scores(m, sl.add(d), coeffs=2)                 #> list of coefficients
+task.scores(m, sl.add(d), coeffs=2)                 #> no coefficients .* in 2. Give a list
 e.causal_check(m, c, d)                             #> needs one Direction; got Contrast
 sl.methods.steer2adapt.prior(m, [c])                #> by name
 sl.methods.steer2adapt.adapt(m, [d], ["good"])      #> are those of a Basis; got list

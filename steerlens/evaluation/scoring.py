@@ -182,7 +182,9 @@ def _by_token(
 def _room(coeffs: Sequence[float], batch_tokens: int) -> int:
     """How many tokens of items a batch holds that repeats them for every coefficient."""
     if not isinstance(coeffs, Sized) or len(coeffs) == 0:
-        raise BadInputError(f"Scores are at a list of coefficients, coeffs=[0, 2]; got {coeffs}.")
+        raise BadInputError(
+            f"There are no coefficients to score at in {coeffs!r}. Give a list of them, [0, 2]."
+        )
     return max(1, batch_tokens // len(coeffs))
 
 

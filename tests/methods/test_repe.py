@@ -129,7 +129,7 @@ def test_errors() -> None:
         repe.fit(model, sl.Contrast(ROWS[:2], ROWS[2:5]), **QUIET)
     with pytest.raises(BadInputError, match="one block or more"):
         repe.fit(model, CONTRAST, repe.Config(layers=()), **QUIET)
-    with pytest.raises(UnknownNameError, match="no hook point or site"):
+    with pytest.raises(UnknownNameError, match=r"no hook point .* It has layers 0 to 2"):
         repe.fit(model, CONTRAST, repe.Config(layers=[3]), **QUIET)
     with pytest.raises(BadInputError, match="share from 0 to 1"):
         repe.fit(model, CONTRAST, repe.Config("projection", 1.5), **QUIET)
