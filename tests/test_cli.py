@@ -114,6 +114,7 @@ def test_a_hostile_file_says_nothing_to_the_terminal(tmp_path: Path) -> None:
         (["find", "nowhere.jsonl"], "There is no file nowhere.jsonl"),
         (["find", "{pairs}", "--method", "nope"], "There is no method 'nope'"),
         (["find", "{pairs}", "--site", "resid_pst"], "resid_post"),
+        (["find", "{pairs}", "--model", "./nowhere"], "There is no folder ./nowhere with a model"),
         (["find", "{pairs}", "--out", "nowhere/a"], "There is no folder nowhere"),
         (["find", "{pairs}", "--out", "."], "is a folder that is there already"),
         (["demo", "--out", "nowhere/a.html"], "There is no folder nowhere"),

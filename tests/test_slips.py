@@ -118,6 +118,8 @@ sl.methods.steer2adapt.prior(m, [c])                #> by name
 sl.methods.steer2adapt.adapt(m, [d], ["good"])      #> are those of a Basis; got list
 sl.Edit(()).export("folder", m)                     #> got a str. The model comes first
 sl.load(m, "steering.safetensors")                  #> load\\(path, model
+e.steering_sweep(m, sl.add(d), task, [1], [0, 2])   #> lambda layer: sl.add
+sl.views.fronts(["add"])                            #> drawn of Points.*; got str
 sl.Contrast.from_pairs([{"positive": "a"}])         #> from_jsonl
 [each.run() for each in [sl.add(d).on(m)] * 2]      #> entered before
 sl.report(sl.add(d), "a.html")                      #> where the report goes; got Steering

@@ -151,8 +151,11 @@ def _quiet(model: str | None) -> Iterator[None]:
 
 def _model(name: str | None) -> Host:
     from steerlens.demo import load_model
+    from steerlens.errors import BadInputError
     from steerlens.host import load
 
+    if name is not None and name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise BadInputError(f"There is no folder {name} with a model.")
     loaded: Host = load_model() if name is None else load(name)
     return loaded
 

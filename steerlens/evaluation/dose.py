@@ -51,10 +51,11 @@ class Dose:
         return f"Dose({self._headline()}, at coeff {number(self.coeff)}; {beside})"
 
     def _headline(self) -> str:
+        prompts = len(self.tokens)
+        sure = f" {interval(*self.interval, digits=3)}" if prompts > 1 else ""  # one has none
         return (
-            f"{number(self.kl)} nats a token {interval(*self.interval, digits=3)}, 95th percentile "
-            f"{number(self.p95)}, {share(self.share)} of the activation, "
-            f"{count(len(self.tokens), 'prompt')}"
+            f"{number(self.kl)} nats a token{sure}, 95th percentile {number(self.p95)}, "
+            f"{share(self.share)} of the activation, {count(prompts, 'prompt')}"
         )
 
     def _repr_html_(self) -> str:

@@ -131,6 +131,11 @@ def steering_sweep(
     >>> table[["layer", "coeff"]].values.tolist()
     [[1.0, 0.0], [1.0, 4.0], [2.0, 0.0], [2.0, 4.0]]
     """
+    if not callable(make):
+        raise BadInputError(
+            f"A sweep makes a steering for each layer; got a {type(make).__name__}. Give a "
+            "function: lambda layer: sl.add(directions['resid_post', layer])."
+        )
     check_task(task, "task")
     if utility is not None:
         check_task(utility, "utility")

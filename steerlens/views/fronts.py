@@ -101,6 +101,11 @@ def fronts(
 
 def _cloud(points: Points, colour: str) -> _Cloud:
     """Return the points as arrays of one length."""
+    if not isinstance(points, Points):
+        raise BadInputError(
+            f"A front is drawn of Points(name, utility, attribute); got {type(points).__name__}. "
+            "Give a list of them, one a method."
+        )
     x, y = numbers(points.utility), numbers(points.attribute)
     if x.shape != (x.size,) or x.shape != y.shape or len(points.labels) not in (0, x.size):
         raise BadInputError(

@@ -96,6 +96,7 @@ def test_the_share_is_the_length_written_over_the_streams(model: Any) -> None:
 def test_like_prompts_leave_the_interval_no_width(one: Any) -> None:
     found = dose(one, added(), [ITEMS[0]] * 5)
     assert found.interval == pytest.approx((found.kl, found.kl), rel=1e-4)
+    assert "nan" not in repr(dose(one, added(), ITEMS[:1]))  # one prompt has no interval
 
 
 def test_coefficients_run_as_rows(model: Any) -> None:
