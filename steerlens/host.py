@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest
 
+T = TypeVar("T")
+Key = str | tuple[str, int]
+"""A hook name, or a site and a layer."""
 HookNames = str | Sequence[str] | Callable[[str], bool]
 HookFn = Callable[..., Tensor | None]
 FwdHooks = list[tuple[str, HookFn]]
@@ -106,6 +109,27 @@ def split_name(name: str) -> tuple[str, int | None]:
         return name, None
     short = {full: site for site, full in reversed(_SITES.items())}
     return short.get(match[2], match[2]), int(match[1])
+
+
+def at_hook(found: Mapping[str, T], key: Key, what: str) -> T:
+    """Return what there is at a hook name, or at a (site, layer), as ActivationCache does.
+
+    Raises UnknownNameError, with the layers that there are, on any other; `what` names a value.
+
+    >>> at_hook({"blocks.2.hook_resid_post": 0.5}, ("resid_post", 2), "share")
+    0.5
+    """
+    pair = isinstance(key, tuple) and len(key) == 2
+    if not pair and not isinstance(key, str):
+        raise UnknownNameError(f"Give a hook name or (site, layer), not {key!r}.")
+    name = hook_name(*key) if isinstance(key, tuple) else key
+    if name not in found:
+        layers = sorted({layer for each in found if (layer := layer_of(each)) is not None})
+        raise UnknownNameError(
+            f"There is no {what} at {name!r}. {nearest(name, found).capitalize()}."
+            + f" There are {what}s at layers {', '.join(map(str, layers))}." * pair
+        )
+    return found[name]
 
 
 def check_model(model: Host) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.host import Host, need_tokenizer, token_id
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,28 @@ def _checked(model: Host, encoded: Encoded, item: Any) -> Encoded:
     return encoded
 
 
-def whole(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
+def listed(items: Iterable[T], use: str) -> tuple[T, ...]:
+    """Return items that come as a list, a generator or a column of a table.
+
+    Raises BadInputError on one item alone, and on none; `use` says what takes them.
+
+    >>> listed((f"a {each}" for each in ["day", "cat"]), "Reading needs")
+    ('a day', 'a cat')
+    """
+    several = isinstance(items, Iterable) and not isinstance(items, str | Mapping)
+    found = tuple(items) if several else ()
+    if not found or isinstance(found[0], int | Mapping) or getattr(found[0], "ndim", 1) == 0:
+        given = str(list(found) if several else items)
+        raise BadInputError(f"{use} a list of one item or more; got {given[:60]!r}.")
+    return found
+
+
+def encode_all(model: Host, items: Iterable[Item], use: str) -> tuple[Encoded, ...]:
+    """Return the token ids of items. Raises as `listed` and `encode` do."""
+    return tuple(encode(model, item) for item in listed(items, use))
+
+
+def whole(model: Host, items: Iterable[Item]) -> tuple[Encoded, ...]:
     """Return items as texts without a completion: their last token is the prompt's last.
 
     >>> [text] = whole(model, [("a good day", " and a cat")])

@@ -76,6 +76,9 @@ def test_trap_4_the_last_real_token_is_read(host: str) -> None:
     read = sl.collect(model, rows, NAME, progress=False)
     assert read.positions == "last_prompt_token"
     assert read.rows == (0, 1, 2)
+    assert read["resid_post", 1] is read["blocks.1.hook_resid_post"]
+    with pytest.raises(sl.SteerLensError, match="no reading at 'resid_post'"):
+        read["resid_post"]
     for i, row in enumerate(rows):
         _, cache = model.run_with_cache(row[None])
         torch.testing.assert_close(read.examples[NAME][i], cache[NAME][0, -1])

@@ -84,7 +84,12 @@ sl.attribute(c, c, d)                               #> got a Contrast. The model
 sl.views.projections(d, m, "One day")               #> got a Direction. The model comes first
 e.perplexity(["One day"], m)                        #> got a list. The model comes first
 e.base_items(["One day"], m)                        #> got a list. The model comes first
-sl.compare(m, sl.add(d), "One day")                 #> give a list of prompts
+sl.collect(m, [5, 6])                               #> a list of one item or more; got .\\[5, 6\\]
+sl.collect(m, [{"role": "user", "content": "hi"}])  #> a list of one item or more
+sl.collect(m, torch.tensor([5, 6]))                 #> a list of one item or more
+sl.collect(m, 5)                                    #> a list of one item or more; got '5'
+e.Neutral("x", (w for w in ["day"])).scores(m, 3)   #> A steering goes here; got a int
+sl.compare(m, sl.add(d), "One day")                 #> on a list of one item or more
 sl.Basis.of(d, d2)                                  #> Basis.of\\(\\[a, b\\]\\)
 sl.Basis.of([d.vector])                             #> made of directions
 sl.Contrast.from_pairs(["a", "b"])                  #> Pairs are
@@ -98,7 +103,7 @@ sl.calibrate(d, m, ["One day"])                     #> sl.add makes a steering
 e.at_equal_dose(m, {"mean": d}, task, ["One day"])  #> Give a steering, such as sl.add
 e.at_equal_dose(m, sl.add(d), task, ["One day"])    #> Give steerings by name
 e.sweep(max, {"x": 3})                              #> are 3 alone
-e.Continuation("x", "One day", len)                 #> is given one text
+e.Continuation("x", "One day", len)                 #> needs a list of one item
 sl.add(d).on(m)("One day")                          #> Enter it: `with steering.on\\(model\\):`
 sl.add(d).on(m).generate("One day")                 #> Write `with steering.on\\(model\\):`
 sl.add(d).trace(m).texts                            #> Write `with steering.trace\\(model\\) as

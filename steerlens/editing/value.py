@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,7 +126,7 @@ class Edit:
             handle.undo()
 
     def certify(
-        self, model: Host, prompts: Sequence[Item], *, batch_tokens: int = 4096
+        self, model: Host, prompts: Iterable[Item], *, batch_tokens: int = 4096
     ) -> Certificate:
         """Compare the edit as hooks with the edit in the weights, on some prompts.
 

@@ -6,7 +6,7 @@ direction, layer and transform, a nat means the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,9 +71,9 @@ class Dose:
 def dose(
     model: Host,
     steering: Steering,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     *,
-    control: Sequence[Item] | None = None,
+    control: Iterable[Item] | None = None,
     max_new_tokens: int = 24,
     seed: int = 0,
     batch_tokens: int = 4096,
@@ -112,10 +112,10 @@ def dose(
 def doses(
     model: Host,
     steering: Steering,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     coeffs: Sequence[float],
     *,
-    control: Sequence[Item] | None = None,
+    control: Iterable[Item] | None = None,
     max_new_tokens: int = 24,
     seed: int = 0,
     batch_tokens: int = 4096,
@@ -138,7 +138,7 @@ def doses(
 
 def forced(
     model: Host,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     max_new_tokens: int,
     seed: int,
     batch_tokens: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from steerlens.interventions import Strength
 from steerlens.rows import at_rows
 from steerlens.running import running
 from steerlens.steering import Steering
-from steerlens.text import Batch, Encoded, Item, batches, encode
+from steerlens.text import Batch, Encoded, Item, batches, encode, listed
 from steerlens.trace import Trace
 
 KEPT = 2**26
@@ -29,7 +29,7 @@ KEPT = 2**26
 
 def base_items(
     model: Host,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     *,
     max_new_tokens: int = 24,
     seed: int = 0,
@@ -47,8 +47,7 @@ def base_items(
     True
     """
     check_model(model)
-    if isinstance(prompts, str) or not prompts:
-        raise BadInputError(f"A dose needs a list of one prompt or more; got {prompts!r}.")
+    prompts = listed(prompts, "A dose is measured on")
     items = [encode(model, prompt) for prompt in prompts]
     bare = [i for i, item in enumerate(items) if len(item.tokens) == item.prompt_length]
     if bare:

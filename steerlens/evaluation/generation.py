@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from steerlens.errors import BadInputError
 from steerlens.evaluation.dice import Dice, thrown
 from steerlens.host import Host, device_of, is_bridge, need_tokenizer, token_id
 from steerlens.steering import Steering, check_steering
-from steerlens.text import Encoded, Item, encode
+from steerlens.text import Encoded, Item, encode, listed
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Completion:
 
 def completions(
     model: Host,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     steering: Steering | None = None,
     *,
     coeffs: Sequence[float] | None = None,
@@ -70,8 +70,7 @@ def completions(
     need_tokenizer(model, "Generating from text")
     if steering is not None:
         check_steering(steering)
-    if isinstance(prompts, str):
-        raise BadInputError(f"{prompts[:40]!r} is one text; give a list of prompts.")
+    prompts = listed(prompts, "Completions are written for")
     if coeffs is not None and (steering is None or len(coeffs) != len(prompts)):
         raise BadInputError(
             f"{len(coeffs)} coeffs need a steering and as many prompts, of which there are "

@@ -154,7 +154,7 @@ def scaling(mask: Mask, config: Config = Config()) -> Steering:
 
 
 def for_prompts(
-    model: Host, prompts: Sequence[Item], mask: Mask, config: Config = Config()
+    model: Host, prompts: Iterable[Item], mask: Mask, config: Config = Config()
 ) -> Steering:
     """Return the steering of the released code, for these prompts as the rows of a batch.
 
@@ -280,7 +280,7 @@ def _merit(tried: tuple[Config, float]) -> tuple[float, float, int]:
     return score if score == score else -float("inf"), -abs(config.strength - 1), -config.k
 
 
-def _clean(model: Host, prompts: Sequence[Item], site: Site) -> list[Float[Tensor, "row *unit"]]:
+def _clean(model: Host, prompts: Iterable[Item], site: Site) -> list[Float[Tensor, "row *unit"]]:
     """What stands at a site at each prompt's last token, layer by layer, in one clean pass."""
     asked = prompts_of(model, prompts)
     names = hook_names(model, HOOKS[site])

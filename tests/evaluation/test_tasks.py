@@ -344,9 +344,9 @@ def test_other_judgements_are_refused(judgement: Any) -> None:
 
 
 def test_what_is_no_task_is_refused(model: Any) -> None:
-    with pytest.raises(BadInputError, match="has no items"):
+    with pytest.raises(BadInputError, match="needs a list of one item or more; got '\\[\\]'"):
         MultipleChoice("none", [])
-    with pytest.raises(BadInputError, match="one text; give a list"):
+    with pytest.raises(BadInputError, match="needs a list of one item or more"):
         Neutral("one", "a text")
     with pytest.raises(BadInputError, match="Item 0 of 'three' has 3 options"):
         Propensity("three", ITEMS)
