@@ -33,6 +33,10 @@ class Activations(Mapping[str, Moments]):
 
     `activations["resid_post", 3]` are moments; `.examples["blocks.3.hook_resid_post"]` has shape
     (n, *unit), float32 on the CPU, item by item in the order given; `.rows` tells which items.
+
+    >>> read = collect(model, ["a good day", "a bad day"], progress=False)
+    >>> read["resid_post", 2].mean.shape == read.examples["blocks.2.hook_resid_post"].shape[1:]
+    True
     """
 
     moments: dict[str, Moments]

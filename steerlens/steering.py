@@ -136,12 +136,20 @@ class Steering:
         """Nothing is ever entered."""
 
     def where(self, positions: Positions) -> Steering:
-        """Return the steering at other positions, in place of those it had."""
+        """Return the steering at other positions, in place of those it had.
+
+        >>> steering.where("everywhere")
+        Steering(4 * add('direction') @ blocks.2.hook_resid_post[everywhere])
+        """
         chosen = selector(positions)
         return Steering(mapped(self.expression, lambda leaf: replace(leaf, positions=chosen)))
 
     def when(self, gate: Value) -> Steering:
-        """Return the steering under a further gate, multiplied: a number, one a row, a signal."""
+        """Return the steering under a further gate, multiplied: a number, one a row, a signal.
+
+        >>> steering.when([0, 1])
+        Steering(4 * rows(0, 1) * add('direction') @ blocks.2.hook_resid_post[predicting])
+        """
         added = signal(gate)
         return Steering(
             mapped(self.expression, lambda leaf: replace(leaf, gate=product(leaf.gate, added)))

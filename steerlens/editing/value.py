@@ -157,6 +157,13 @@ class Edit:
         of logits between a fresh load and the edited weights. Raises BadInputError where the
         model's weights are not the checkpoint's (norms folded, weights centred, fine-tuned in
         memory), saying how to load it instead; then nothing is written.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> from steerlens.demo.model import FOLDER
+        >>> edit = sl.steer2edit(model, contrast, rho_mlp=None, progress=False)
+        >>> with TemporaryDirectory() as folder:
+        ...     print(edit.export(model, f"{folder}/edited", checkpoint=FOLDER))
+        Exported('edited', float32; a fresh load gives the edited logits to ...)
         """
         from steerlens.editing.exporting import export
 
