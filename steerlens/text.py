@@ -73,13 +73,25 @@ def _ids(model: Host, prompt: Any) -> tuple[int, ...]:
     if isinstance(prompt, str):
         need_tokenizer(model, "Text")
         return tuple(model.to_tokens(prompt, truncate=False)[0].tolist())
-    ids = torch.as_tensor(prompt, dtype=None if len(prompt) else torch.long)
+    try:
+        ids = torch.as_tensor(prompt, dtype=None if len(prompt) else torch.long)
+    except (TypeError, ValueError, RuntimeError):
+        raise BadInputError(
+            "An item is a text, token ids, chat messages or (prompt, completion); got "
+            f"{str(prompt)[:60]!r}."
+        ) from None
     if ids.ndim == 2 and len(ids) == 1:
         ids = ids[0]
     if ids.ndim != 1 or ids.is_floating_point():
         raise BadInputError(
             f"The token ids of one item are whole numbers in one row; got {ids.dtype} of shape "
             f"{tuple(ids.shape)}. Give a batch as a list of items."
+        )
+    size = int(model.cfg.d_vocab)
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise BadInputError(
+            f"Token ids go from 0 to {size - 1}; an item has {int(ids.min())} to {int(ids.max())}. "
+            "Are they another tokenizer's, or labels with -100?"
         )
     return tuple(ids.tolist())
 
@@ -151,7 +163,10 @@ def listed(items: Iterable[T], use: str) -> tuple[T, ...]:
     """
     several = isinstance(items, Iterable) and not isinstance(items, str | Mapping)
     found = tuple(items) if several else ()
-    if not found or isinstance(found[0], int | Mapping) or getattr(found[0], "ndim", 1) == 0:
+    first = found[0] if found else 0
+    if isinstance(first, int | Mapping) or (
+        not isinstance(first, str) and getattr(first, "ndim", 1) == 0
+    ):
         given = str(list(found) if several else items)
         raise BadInputError(f"{use} a list of one item or more; got {given[:60]!r}.")
     return found

@@ -88,6 +88,16 @@ sl.collect(m, [5, 6])                               #> a list of one item or mor
 sl.collect(m, [{"role": "user", "content": "hi"}])  #> a list of one item or more
 sl.collect(m, torch.tensor([5, 6]))                 #> a list of one item or more
 sl.collect(m, 5)                                    #> a list of one item or more; got '5'
+sl.collect(m, [None])                               #> An item is a text.*got 'None'
+sl.collect(m, [("a", "b", "c")])                    #> An item is a text
+sl.collect(m, [[1, 999]])                           #> ids go from 0 to 47; an item has 1 to 999
+sl.collect(m, [[1, -100]])                          #> an item has -100 to 1
+sl.effect(m, sl.add(d), ["good"], (5, 6))           #> Answers are pairs of texts.*got 5
+sl.find_directions(m, c, ["resid_post"])            #> is a name or a function; got
+sl.views.tokens(sl.add(d))                          #> of a Trace; got a Steering
+task.scores(m, sl.add(d), 2.0)                      #> Coefficients are a list.*got 2.0
+e.doses(m, sl.add(d), ["good"], (x for x in [1.0])) #> Coefficients are a list
+e.completions(m, ["good"], sl.add(d), coeffs=2.0)   #> Coefficients are a list
 e.Neutral("x", (w for w in ["day"])).scores(m, 3)   #> A steering goes here; got a int
 sl.compare(m, sl.add(d), "One day")                 #> on a list of one item or more
 sl.Basis.of(d, d2)                                  #> Basis.of\\(\\[a, b\\]\\)
@@ -107,7 +117,7 @@ e.Continuation("x", "One day", len)                 #> needs a list of one item
 sl.add(d).on(m)("One day")                          #> Enter it: `with steering.on\\(model\\):`
 sl.add(d).on(m).generate("One day")                 #> Write `with steering.on\\(model\\):`
 sl.add(d).trace(m).texts                            #> Write `with steering.trace\\(model\\) as
-sl.views.tokens(sl.add(d).trace(m))                 #> no .texts. here: it belongs to what
+sl.views.tokens(sl.add(d).trace(m))                 #> Write .with steering.trace\\(model\\) as
 sl.add(d).__enter__()                               #> Write `with steering.on\\(model\\):`
 sl.report(sl.add(d), "a.html")                      #> where the report goes; got Steering
 """

@@ -138,6 +138,11 @@ def check_read_alike(positive: str, negative: str, give: str = "positions") -> N
 def finder_named(method: str | Finder) -> tuple[Finder, str]:
     """Return a finder and its name. Raises UnknownNameError on a name that is none."""
     if not isinstance(method, str):
+        if not callable(method):
+            raise BadInputError(
+                f"A method to find directions is a name or a function; got {method!r}. Hook points "
+                "are hook_names=[...]."
+            )
         return method, getattr(method, "__name__", "a function")
     if method not in FINDERS:
         raise UnknownNameError(

@@ -13,6 +13,7 @@ from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import Completion, completions
 from steerlens.evaluation.tasks import Scores, taken, told
 from steerlens.host import Host
+from steerlens.rows import check_coeffs
 from steerlens.steering import Steering
 from steerlens.text import Item, listed
 
@@ -88,6 +89,7 @@ class Continuation:
         seed: int = 0,
     ) -> list[list[Completion]]:
         """Return the completions, a list for each coefficient, all as rows of a few batches."""
+        check_coeffs(coeffs)
         times = 1 if steering is None else len(coeffs)
         assert self.numbers is not None
         made = completions(

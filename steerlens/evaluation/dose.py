@@ -157,10 +157,11 @@ def measured(
     progress: bool = False,
 ) -> tuple[Dose, ...]:
     """Return the dose at each coefficient, with its collateral."""
+    nats = on.nats(steering, coeffs, progress)
     others: Sequence[Dose | None] = [None] * len(coeffs)
     if beside is not None:
         others = measured(steering, coeffs, beside, None, progress)
-    return _doses(on.nats(steering, coeffs, progress), coeffs, others)
+    return _doses(nats, coeffs, others)
 
 
 def mean_nats(nats: Nats) -> Float[Tensor, " coeff"]:

@@ -17,7 +17,7 @@ from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.predicting import log_probs_at, repeated, scored_at
 from steerlens.host import Host, check_model, device_of, token_id
 from steerlens.interventions import Strength
-from steerlens.rows import at_rows
+from steerlens.rows import at_rows, check_coeffs
 from steerlens.running import running
 from steerlens.steering import Steering
 from steerlens.text import Batch, Encoded, Item, batches, encode, listed
@@ -125,8 +125,7 @@ class Forced:
         Raises BadInputError where it has another number of them. Cost: a pass a coefficient and
         item, and one more where the base model's word is not kept.
         """
-        if len(coeffs) == 0:
-            raise BadInputError("There are no coefficients to price: give one or more.")
+        check_coeffs(coeffs)
         times, values = len(coeffs), torch.zeros(len(coeffs), int(self.counts.sum()))
         starts = (self.counts.cumsum(0) - self.counts).tolist()
         sums, written = torch.zeros(times), torch.zeros(times)

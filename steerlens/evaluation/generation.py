@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from steerlens.errors import BadInputError
 from steerlens.evaluation.dice import Dice, thrown
 from steerlens.host import Host, device_of, is_bridge, need_tokenizer, token_id
+from steerlens.rows import check_coeffs
 from steerlens.steering import Steering, check_steering
 from steerlens.text import Encoded, Item, encode, listed
 
@@ -71,6 +72,8 @@ def completions(
     if steering is not None:
         check_steering(steering)
     prompts = listed(prompts, "Completions are written for")
+    if coeffs is not None:
+        check_coeffs(coeffs)
     if coeffs is not None and (steering is None or len(coeffs) != len(prompts)):
         raise BadInputError(
             f"{len(coeffs)} coeffs need a steering and as many prompts, of which there are "

@@ -21,7 +21,7 @@ from steerlens.evaluation.predicting import (
     steered_log_probs,
 )
 from steerlens.host import Host, check_model, device_of
-from steerlens.rows import Family
+from steerlens.rows import Family, check_coeffs
 from steerlens.steering import Steering
 from steerlens.text import Batch, Encoded, Item, batches, encode_all
 
@@ -181,8 +181,7 @@ def _by_token(
 
 def _room(coeffs: Sequence[float], batch_tokens: int) -> int:
     """How many tokens of items a batch holds that repeats them for every coefficient."""
-    if len(coeffs) == 0:
-        raise BadInputError("There are no coefficients to score at. Give one or more.")
+    check_coeffs(coeffs)
     return max(1, batch_tokens // len(coeffs))
 
 

@@ -30,6 +30,7 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_names
 from steerlens.methods.ends import at_ends
 from steerlens.methods.signing import signed
+from steerlens.moments import ROUNDING
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
 from steerlens.steering import Steering
@@ -148,14 +149,16 @@ def moves(
     """Return sigma theta of each head, and how many sigmas the sides' means lie apart.
 
     theta is the unit vector along the difference of means, sigma the standard deviation of all
-    activations of both sides along it; a head whose means are the same gets 0.
+    activations of both sides along it; a head whose means are the same, but for rounding, gets 0.
 
     >>> moves(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]]))
     (tensor([[1., 0.]]), tensor([2.]))
     """
-    gap = positive.mean(0) - negative.mean(0)
+    mean = positive.mean(0)
+    gap = mean - negative.mean(0)
     length = gap.norm(dim=-1)
-    theta = gap / length.clamp_min(1e-30)[:, None]
+    length = torch.where(length > ROUNDING * mean.norm(dim=-1), length, 0)
+    theta = torch.where(length[:, None] > 0, gap / length.clamp_min(1e-30)[:, None], 0)
     along = torch.einsum("nhd,hd->nh", torch.cat([positive, negative]), theta)
     sigma = along.std(0, correction=0)
     apart = torch.where(length > 0, length / sigma.clamp_min(1e-30), 0)

@@ -54,6 +54,11 @@ def tokens(
     >>> tokens(trace, "gate").legend.count("gate")
     1
     """
+    if not isinstance(trace, Trace):
+        raise BadInputError(
+            f"Tokens are shown of a Trace; got a {type(trace).__name__}. Write `with "
+            "steering.trace(model) as trace:`, run the model in it, and give the trace."
+        )
     if show not in UNITS:
         raise UnknownNameError(f"There is no {show!r} to show: choose of {', '.join(UNITS)}.")
     if not 0 <= text < len(trace.texts) or not 0 <= row < len(trace.texts[text].tokens):
