@@ -258,6 +258,12 @@ def device_of(model: Host) -> torch.device:
     return torch.device(next(iter(model.parameters())).device)
 
 
+def dtype_of(model: Host) -> torch.dtype:
+    """Return the dtype of the model's first weights, in which it computes."""
+    found = next(each.dtype for each in model.parameters() if each.is_floating_point())
+    return cast(torch.dtype, found)
+
+
 def load(folder_or_name: str) -> Host:
     """Load a model as a TransformerBridge, from a local folder or by name."""
     from transformer_lens.model_bridge import TransformerBridge

@@ -37,7 +37,7 @@ from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
 from steerlens.directions.finding import check_read_alike
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import Host, hook_name, is_bridge, layer_of
+from steerlens.host import Host, dtype_of, hook_name, is_bridge, layer_of
 from steerlens.interventions import OPEN, Expression
 from steerlens.methods.signing import signed
 from steerlens.positions import Positions
@@ -211,7 +211,7 @@ def plane(
     )
     check_read_alike(positive.positions, negative.positions, "read=...")
     for name in names:
-        if positive[name].same_mean(negative[name]):
+        if positive[name].same_mean(negative[name], dtype_of(model)):
             raise BadInputError(
                 f"Both sides read the same at {name!r}, positions {positive.positions}. Give "
                 "read=..., where the texts differ."

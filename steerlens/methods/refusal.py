@@ -33,7 +33,7 @@ from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.evaluation.metrics import kl
-from steerlens.host import Host, hook_name
+from steerlens.host import Host, dtype_of, hook_name
 from steerlens.methods.ends import prompts_of
 from steerlens.methods.refusal_scores import (
     next_log_probs,
@@ -146,7 +146,7 @@ def directions(
             for side in sides
         )
         for name in names:
-            if not positive[name].same_mean(negative[name]):
+            if not positive[name].same_mean(negative[name], dtype_of(model)):
                 gap = positive[name].mean - negative[name].mean
                 norm = float(positive.norms[name].mean + negative.norms[name].mean) / 2
                 read = {**source, "positions": positive.positions}
