@@ -133,7 +133,7 @@ class Forced:
         for rows, batch in bar:
             scored = scored_at(batch)
             base = self._base_log_probs(rows, batch, scored)
-            scale = torch.tensor(coeffs).repeat_interleave(len(rows))
+            scale = torch.as_tensor(coeffs).repeat_interleave(len(rows))
             here = at_rows(steering, rows, times, len(self.items)) * scale
             shares = _Shares(here)
             with running(here.expression, self.model, trace=shares, may_miss=True):
