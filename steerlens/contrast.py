@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -60,9 +60,12 @@ class Contrast:
     def from_pairs(cls, pairs: Iterable[tuple[Item, Item]]) -> Contrast:
         """Make a paired contrast from (positive, negative) pairs, or raise BadInputError."""
         listed = list(pairs)
-        wrong = next((p for p in listed if isinstance(p, str) or len(p) != 2), None)
+        wrong = next((p for p in listed if isinstance(p, str | Mapping) or len(p) != 2), None)
         if wrong is not None:
-            raise BadInputError(f"Pairs are (positive, negative); got {str(wrong)[:60]!r}.")
+            raise BadInputError(
+                f"Pairs are (positive, negative); got {str(wrong)[:60]!r}. Records of a JSONL file "
+                "become pairs by Contrast.from_jsonl(path)."
+            )
         return cls([pair[0] for pair in listed], [pair[1] for pair in listed], paired=True)
 
     @classmethod

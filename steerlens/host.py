@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest
+from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest, warn
 
 T = TypeVar("T")
 Key = str | tuple[str, int]
@@ -77,7 +77,7 @@ _FLAGS = {
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 """Sites whose vectors are of the stream, and at which what is written goes to it as it is."""
 _NEURONS = ("mlp.hook_pre", "mlp.hook_post")
-_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"blocks\.(-?\d+)\.(.+)")
 
 
 def is_bridge(model: Host) -> bool:
@@ -158,8 +158,8 @@ def _checked(model: Host, name: str, known: Mapping[str, Any]) -> str:
         )
     if name not in known:
         _, layer = split_name(name)
-        deep = layer is not None and layer >= model.cfg.n_layers
-        layers = f" It has layers 0 to {model.cfg.n_layers - 1}." if deep else ""
+        beyond = layer is not None and not 0 <= layer < model.cfg.n_layers
+        layers = f" It has layers 0 to {model.cfg.n_layers - 1}." if beyond else ""
         raise UnknownNameError(
             f"The model has no hook point {name!r}.{layers} {nearest(name, known).capitalize()}."
         )
@@ -201,6 +201,17 @@ def check_written(model: Host, name: str) -> None:
         )
 
 
+def warn_of_dropout(model: Any) -> None:
+    """Warn where dropout is at work, so that no two passes are the same."""
+    if model.training and any(
+        isinstance(each, torch.nn.Dropout) and each.training and each.p for each in model.modules()
+    ):
+        warn(
+            "The model is in training mode, and its dropout makes every pass another: base and "
+            "steered differ by it too. Call model.eval() first."
+        )
+
+
 def hook_names(model: Host, names: HookNames) -> list[str]:
     """Return full hook names from a site for every layer, a full name, several, or a filter.
 
@@ -220,6 +231,11 @@ def _full_names(model: Host, names: HookNames, known: Mapping[str, Any]) -> list
                 "The filter matches none of the model's hook points; model.hook_dict names them."
             )
         return found
+    if isinstance(names, int):
+        raise UnknownNameError(
+            f"{names} is no hook point or site. Give a site, 'resid_post', to have it at every "
+            "layer, or hook points by their names, ['blocks.2.hook_resid_post']."
+        )
     if not isinstance(names, str):
         return [full for name in names for full in _full_names(model, name, known)]
     if names in known:
@@ -227,6 +243,8 @@ def _full_names(model: Host, names: HookNames, known: Mapping[str, Any]) -> list
     layers = [hook_name(names, layer) for layer in range(model.cfg.n_layers)]
     if names in _SITES or any(name in known for name in layers):
         return [_checked(model, name, known) for name in layers]
+    if layer_of(names) is not None:
+        return [_checked(model, names, known)]  # which says what layers there are
     near = nearest(names, [*_SITES, *known]).capitalize()
     raise UnknownNameError(f"The model has no hook point or site {names!r}. {near}.")
 

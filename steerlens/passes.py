@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steerlens.clock import Clock, Generation
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, Host, is_bridge
+from steerlens.host import FwdHooks, Host, is_bridge, warn_of_dropout
 from steerlens.text import Batch
 
 _GENERATORS = ("generate", "generate_stream", "hf_generate")
@@ -131,6 +131,7 @@ def hooked(model: Host, fwd_hooks: FwdHooks) -> Iterator[None]:
     What the host's own `hooks` does, but the bridge puts its table of hook points together once
     rather than for every hook: 5 ms of one in place of 70 for twelve, at GPT-2's depth.
     """
+    warn_of_dropout(model)
     known, added = model.hook_dict, []
     try:
         for name, function in fwd_hooks:

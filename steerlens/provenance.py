@@ -31,7 +31,8 @@ def provenance(model: Host) -> dict[str, str]:
     in, `writers` whether what writes to the stream is centred.
     """
     folded = str(getattr(model.cfg, "normalization_type", "")).endswith("Pre")
-    processed = folded or bool(getattr(model, "compatibility_mode", False))
+    # A bridge in compatibility mode need not be processed, and one that is need not be in it.
+    processed = folded or bool(getattr(model, "_weights_processed", False))
     config = getattr(getattr(model, "original_model", None), "config", None)
     revision = getattr(config, "_commit_hash", None)
     return {

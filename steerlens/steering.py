@@ -259,7 +259,7 @@ def check_steering(value: object) -> None:
     if not isinstance(value, Steering):
         raise BadInputError(
             f"A steering goes here; got a {type(value).__name__}. sl.add(direction) makes one of a "
-            "direction."
+            "direction, edit.as_steering() one of an edit."
         )
 
 

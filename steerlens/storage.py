@@ -122,6 +122,10 @@ def _opened(path: str | Path, kind: str | None = None) -> tuple[dict[str, Any], 
     """The description, and with a kind the tensors too, once the description is believed."""
     from safetensors import SafetensorError, safe_open
 
+    if not isinstance(path, str | os.PathLike):
+        raise BadInputError(
+            f"A file goes here; got {type(path).__name__}. The file comes first: load(path, model)."
+        )
     if Path(path).is_dir():
         raise BadInputError(f"{path} is a folder. Give the file that was saved.")
     try:

@@ -77,8 +77,8 @@ def _ids(model: Host, prompt: Any) -> tuple[int, ...]:
         ids = torch.as_tensor(prompt, dtype=None if len(prompt) else torch.long)
     except (TypeError, ValueError, RuntimeError):
         raise BadInputError(
-            "An item is a text, token ids, chat messages or (prompt, completion); got "
-            f"{str(prompt)[:60]!r}."
+            f"{str(prompt)[:60]!r} is no item. An item is a text, token ids, a list of chat "
+            "messages, or a tuple (prompt, completion)."
         ) from None
     if ids.ndim == 2 and len(ids) == 1:
         ids = ids[0]

@@ -33,7 +33,9 @@ class Waiting(AbstractContextManager[T], ContextDecorator):
         self._used = False
 
     def __enter__(self) -> T:
-        """Enter the block."""
+        """Enter the block. Raises BadInputError where it was entered before."""
+        if self._used:
+            raise BadInputError(f"This block was entered before. Write `{self._way}` for each.")
         self._used = True
         entered: T = self._block.__enter__()
         return entered

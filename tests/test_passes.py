@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -83,3 +84,22 @@ def test_an_error_leaves_no_hook(host: str) -> None:
     ):
         logits_at(model, TOKENS, MASK)
     torch.testing.assert_close(model(TOKENS), before, atol=0, rtol=0)
+
+
+def test_dropout_at_work_is_told() -> None:
+    model = build("gpt2", "bridge")
+    steering = sl.add(sl.Direction("blocks.1.hook_resid_post", torch.ones(32)))
+    for each in model.modules():
+        if isinstance(each, torch.nn.Dropout):
+            each.p = 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sl.compare(model, steering, ["good day"], max_new_tokens=1)
+    model.train()
+    for use in (
+        lambda: sl.compare(model, steering, ["good day"], max_new_tokens=1),
+        lambda: sl.collect(model, ["good day"], progress=False),
+        lambda: sl.effect(model, steering, ["good day"]),
+    ):
+        with pytest.warns(UserWarning, match=r"Call model.eval\(\) first"):
+            use()

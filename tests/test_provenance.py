@@ -105,6 +105,17 @@ def test_folded_norms_are_another_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.host
+def test_a_bridge_is_processed_where_its_weights_were() -> None:
+    """Compatibility mode also comes without processing, and processing without the mode."""
+    named, processed = build("gpt2", "bridge"), build("gpt2", "bridge")
+    named.enable_compatibility_mode(no_processing=True)
+    processed.process_weights()
+    plain = provenance(tiny("gpt2", "bridge"))
+    assert provenance(named)["weights"] == plain["weights"] == "as trained"
+    assert provenance(processed)["weights"] == "norms folded"
+
+
+@pytest.mark.host
 def test_another_name_is_another_model(tmp_path: Path) -> None:
     model = tiny("llama", "bridge")
     value = replace(direction(model), provenance={**provenance(model), "model": "somewhere/gpt5"})

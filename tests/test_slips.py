@@ -71,7 +71,7 @@ sl.add(d).on("gpt2").run()                          #> Load the model first
 sl.add(d).on(m, prompt_lengths=[0]).run()           #> one whole number a row
 sl.add(d).on(m, prompt_lengths=4).run()             #> one whole number a row
 sl.compare(sl.add(d), m, ["One day"])               #> a Steering. The model comes first: compare
-sl.compare(m, d, ["One day"])                       #> A steering goes here; got a Direction
+sl.compare(m, d, ["One day"])                       #> got a Direction.*edit.as_steering\\(\\)
 sl.views.heads(m, d, "One day", 1)                  #> A steering goes here; got a Direction
 e.dose(sl.add(d), m, ["One day"])                   #> got a Steering. The model comes first
 sl.demo.load_model("a/folder")                      #> load_model\\(folder=...\\)
@@ -88,7 +88,6 @@ sl.collect(m, [5, 6])                               #> a list of one item or mor
 sl.collect(m, [{"role": "user", "content": "hi"}])  #> a list of one item or more
 sl.collect(m, torch.tensor([5, 6]))                 #> a list of one item or more
 sl.collect(m, 5)                                    #> a list of one item or more; got '5'
-sl.collect(m, [None])                               #> An item is a text.*got 'None'
 sl.collect(m, [("a", "b", "c")])                    #> An item is a text
 sl.collect(m, [[1, 999]])                           #> ids go from 0 to 47; an item has 1 to 999
 sl.collect(m, [[1, -100]])                          #> an item has -100 to 1
@@ -109,7 +108,7 @@ sl.Direction(d.hook_name, [1.0])                    #> is a tensor
 sl.calibrate(m, sl.add(d), ["One day"])             #> calibrate\\(steering, model, prompts
 sl.steer2edit(m, c, sl.add(d))                      #> give the direction that it was made from
 sl.steer2edit(m, c, directions=d)                   #> takes no 'directions'. Nearest: 'direction'
-sl.calibrate(d, m, ["One day"])                     #> sl.add makes a steering
+sl.calibrate(d, m, ["One day"])                     #> sl.add makes a steering, of an edit
 e.at_equal_dose(m, {"mean": d}, task, ["One day"])  #> Give a steering, such as sl.add
 e.at_equal_dose(m, sl.add(d), task, ["One day"])    #> Give steerings by name
 e.sweep(max, {"x": 3})                              #> are 3 alone
@@ -119,6 +118,20 @@ sl.add(d).on(m).generate("One day")                 #> Write `with steering.on\\
 sl.add(d).trace(m).texts                            #> Write `with steering.trace\\(model\\) as
 sl.views.tokens(sl.add(d).trace(m))                 #> Write .with steering.trace\\(model\\) as
 sl.add(d).__enter__()                               #> Write `with steering.on\\(model\\):`
+sl.collect(m, [["good", "day"]])                    #> tuple \\(prompt, completion\\)
+sl.collect(m, [None])                               #> 'None' is no item
+sl.collect(m, ["good"], 2)                          #> 2 is no hook point or site
+sl.collect(m, ["good"], ("resid_post", 2))          #> by their names
+sl.collect(m, ["good"], "blocks.9.hook_resid_post") #> layers 0 to 2
+sl.collect(m, ["good"], "blocks.-1.hook_z")         #> layers 0 to 2
+sl.views.heads(m, sl.add(d), "One day", 3)          #> layers 0 to 2
+e.causal_check(m, c, d)                             #> needs one Direction; got Contrast
+sl.methods.steer2adapt.prior(m, [c])                #> by name
+sl.methods.steer2adapt.adapt(m, [d], ["good"])      #> are those of a Basis; got list
+sl.Edit(()).export("folder", m)                     #> got a str. The model comes first
+sl.load(m, "steering.safetensors")                  #> load\\(path, model
+sl.Contrast.from_pairs([{"positive": "a"}])         #> from_jsonl
+[each.run() for each in [sl.add(d).on(m)] * 2]      #> entered before
 sl.report(sl.add(d), "a.html")                      #> where the report goes; got Steering
 """
 

@@ -83,7 +83,7 @@ class Certificate:
         for _, line in self.remaining.iterrows():
             rows[f"along it at {line['at']} {line['layer']}"] = (
                 f"{line['base']:+.3g} before, {line['edited']:+.3g} after "
-                f"(largest {line['largest_base']:.3g}, {line['largest_edited']:.2g})"
+                f"(largest {line['largest_base']:.3g}, {line['largest_edited']:.3g})"
             )
         rows |= {f"not edited: {n}": why for why, n in reasons.value_counts().head(6).items()}
         return card(f"Certificate of {self.name!r}", rows)

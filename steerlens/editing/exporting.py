@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.editing.weights import Slice, apply
 from steerlens.errors import BadInputError
-from steerlens.host import Host, device_of, is_bridge, no_bar, token_id
+from steerlens.host import Host, check_model, device_of, is_bridge, no_bar, token_id
 from steerlens.provenance import check_same_model, provenance
 from steerlens.storage import replacing
 
@@ -60,6 +60,7 @@ def export(
     dtype: torch.dtype | None,
 ) -> Exported:
     """Write the edited checkpoint; see `Edit.export`."""
+    check_model(model)
     _refuse_processed(model)
     check_same_model(model, edit.provenance, "The edit")
     target, dtype, source = Path(folder), dtype or model.cfg.dtype, _source(model, checkpoint)

@@ -238,6 +238,6 @@ class Edit:
             "made by": self.maker,
             "edits": ", ".join(self._sizes()) or "nothing",
             "strongest": ", ".join(named),
-            "model": self.provenance.get("model", "unknown"),
+            "model": Path(self.provenance.get("model", "unknown")).name,
         }
         return card(f"Edit {self.name!r}", rows)

@@ -77,7 +77,7 @@ def effect(
             sink.add("responses", mask, _named(responses(base, steered, row, aims)))
             written = steered.written
             bar.update(len(rows))
-    _warn_of_rest(sink)
+    _warn_of_rest(sink, model.cfg.dtype)
     return Effect(
         metric=MEANING[asked.kind],
         prompts=len(encoded),
@@ -88,16 +88,22 @@ def effect(
     )
 
 
-def _warn_of_rest(sink: _Sink) -> None:
-    """Say where parts do not add up: what the steering writes is not in what they are made of."""
+def _warn_of_rest(sink: _Sink, dtype: torch.dtype) -> None:
+    """Say where parts do not add up: what the steering writes is not in what they are made of.
+
+    What a model in half precision rounds is in none of them either: of a small change it is much.
+    """
     found = sink.of("parts", *SUMMED)
     size = sum(float(each.mean.abs().sum()) for each in found.values())
     rest = float(found["elsewhere"].mean)
-    if abs(rest) > 0.01 * size:
+    eps = torch.finfo(dtype).eps
+    if abs(rest) > max(0.01, 16 * eps) * size:
+        rounded = f"{dtype} rounds that much (load the model in float32), or " * (eps > 1e-6)
         warn(
-            f"{rest:+.3g} of the change is in no part: the steering writes inside a norm or behind "
-            "it, or the model has something there that parts do not know. It stands under "
-            "'elsewhere'. Steer the stream, attn_out, mlp_out, z or mlp_post to have parts of it."
+            f"{rest:+.3g} of the change is in no part: {rounded}the steering writes inside a norm "
+            "or behind it, or the model has something there that parts do not know. It stands "
+            "under 'elsewhere'. Steer the stream, attn_out, mlp_out, z or mlp_post to have parts "
+            "of it."
         )
 
 

@@ -119,7 +119,8 @@ def calibrate(
     if not isinstance(steering, Steering):
         raise BadInputError(
             f"calibrate is given a {type(steering).__name__} where a steering goes. Call "
-            "calibrate(steering, model, prompts, kl=...); of a direction, sl.add makes a steering."
+            "calibrate(steering, model, prompts, kl=...); of a direction, sl.add makes a steering, "
+            "of an edit, edit.as_steering()."
         )
     if not (0 < kl < inf and 0 < tolerance < 1 and sign in (1, -1)):
         raise BadInputError(

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from steerlens.activations import collect
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction
-from steerlens.directions.direction import CausalEffect
+from steerlens.directions.direction import CausalEffect, check_direction
 from steerlens.effects.readout import Answers, answer_pairs
 from steerlens.errors import BadInputError
 from steerlens.evaluation.gap import Gap, Pair
@@ -54,6 +54,7 @@ def causal_check(
     >>> checked.quality.causal.pairs
     4
     """
+    check_direction(direction, "A causal check")
     if direction.quality is None:
         raise BadInputError(
             f"{direction!r} has no quality to show this beside. Find it with quality=True and 4 "

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.dice import Dice, thrown
-from steerlens.host import Host, device_of, is_bridge, need_tokenizer, token_id
+from steerlens.host import Host, device_of, is_bridge, need_tokenizer, token_id, warn_of_dropout
 from steerlens.rows import check_coeffs
 from steerlens.steering import Steering, check_steering
 from steerlens.text import Encoded, Item, encode, listed
@@ -69,6 +69,7 @@ def completions(
     True
     """
     need_tokenizer(model, "Generating from text")
+    warn_of_dropout(model)
     if steering is not None:
         check_steering(steering)
     prompts = listed(prompts, "Completions are written for")

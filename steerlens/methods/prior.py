@@ -63,10 +63,10 @@ def prior(
     """
     if norm not in get_args(Norm):
         raise UnknownNameError(f"There is no norm {norm!r}; {nearest(norm, get_args(Norm))}.")
-    if not contrasts or not 0 < share < float("inf"):
+    if not isinstance(contrasts, Mapping) or not contrasts or not 0 < share < float("inf"):
         raise BadInputError(
-            f"A prior needs a concept or more, and a share above 0; got {len(contrasts)} concepts "
-            f"and {share}. Give {{name: Contrast(...)}}."
+            "A prior needs a concept or more by name, {name: Contrast(...)}, and a share above 0; "
+            f"got {str(contrasts)[:60]!r} and {share}."
         )
     chosen = default_layers(model.cfg.n_layers) if layers is None else list(layers)
     hooks = [hook_name(site, layer) for layer in chosen]

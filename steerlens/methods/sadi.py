@@ -130,11 +130,7 @@ def fit(
     >>> fit(model, contrast, Config(k=1, strength=3), progress=False)
     Steering(2 * scale(16 of 128 entries) @ blocks...attn.hook_z[last_prompt_token])
     """
-    if config.mode == "pin":
-        raise BadInputError(
-            "mode='pin' stores a clean pass over the prompts that are steered. Call "
-            "sadi.for_prompts(model, prompts, sadi.identify(model, contrast, config), config)."
-        )
+    _refuse_pin(config)
     return scaling(identify(model, data, config, progress=progress), config)
 
 
@@ -142,15 +138,24 @@ def scaling(mask: Mask, config: Config = Config()) -> Steering:
     """Return the steering that multiplies the entries of a mask by `config.strength`.
 
     Also for a placebo: `scaling(random_mask(mask, seed), config)`. The mask's site and size count,
-    whatever `config` says of them.
+    whatever `config` says of them. Raises BadInputError for mode "pin", as `fit` does.
 
     >>> mask = identify(model, contrast, Config(k=1), progress=False)
     >>> scaling(random_mask(mask), Config(strength=1.5))
     Steering(0.5 * scale(16 of 128 entries) @ blocks...attn.hook_z[last_prompt_token])
     """
+    _refuse_pin(config)
     parts = [Scale(mask.at(layer).float(), mask.hook_name(layer)) for layer in mask.layers]
     found = steer(parts, coeff=config.strength - 1, positions=config.positions)
     return signed(found, _made(mask, config, "scale"))
+
+
+def _refuse_pin(config: Config) -> None:
+    if config.mode == "pin":
+        raise BadInputError(
+            "mode='pin' stores a clean pass over the prompts that are steered. Call "
+            "sadi.for_prompts(model, prompts, sadi.identify(model, contrast, config), config)."
+        )
 
 
 def for_prompts(

@@ -100,6 +100,11 @@ def adapt(
     >>> len(found.trials), found.best.value >= 0
     (5, True)
     """
+    if not isinstance(basis, Basis):
+        raise BadInputError(
+            f"The weights that are searched are those of a Basis; got {type(basis).__name__}. "
+            "prior(model, contrasts) or Basis.of(...) makes one."
+        )
     task = examples if isinstance(examples, MultipleChoice) else _task(examples)
     base = answers(model, task)
     if not bool(base.probability.isfinite().all()):

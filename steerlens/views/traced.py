@@ -14,7 +14,15 @@ from torch import Tensor
 from steerlens.cards import number
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import Host, check_model, check_read, device_of, hook_name, split_name
+from steerlens.host import (
+    Host,
+    check_hook_name,
+    check_model,
+    check_read,
+    device_of,
+    hook_name,
+    split_name,
+)
 from steerlens.passes import keeping, one_pass
 from steerlens.steering import Steering, check_steering
 from steerlens.text import Item, encode, pad, token_strings
@@ -175,7 +183,7 @@ def heads(
 
 
 def _pattern(model: Host, item: Any, layer: int) -> Float[Tensor, "head query key"]:
-    name = hook_name("pattern", layer)
+    name = check_hook_name(model, hook_name("pattern", layer))
     return _read(model, item, [name])[name]
 
 

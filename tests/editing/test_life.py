@@ -517,6 +517,7 @@ def test_saved_and_loaded_it_is_the_same(host: str, maker: str, tmp_path: Path) 
 def test_an_edit_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
     edit, path = made("paper", "llama", "bridge"), tmp_path / "edit.safetensors"
     edit.save(path)
+    assert "</span> llama-0-False<" in edit._repr_html_()  # its name, and not the folder's path
     assert str(tmp_path.parent) not in json.dumps(dict(Edit.load(path).provenance))
     other = tiny("mistral", "bridge")
     for refused in (lambda: Edit.load(path, other), lambda: edit.apply_(other)):

@@ -252,6 +252,16 @@ def test_what_is_in_no_part_is_told(host: str) -> None:
 
 
 @EACH_HOST
+def test_what_half_precision_rounds_is_told_as_that(host: str) -> None:
+    model, far = tiny("llama", host, torch.bfloat16), sl.add(direction("blocks.1.hook_resid_post"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* in no part")
+        effect(model, far, ITEMS[1:3], WEIGHTS)
+    with pytest.warns(UserWarning, match=r"in no part: torch\.bfloat16 rounds that much"):
+        effect(model, 0.1 * far, ITEMS[1:3], WEIGHTS)
+
+
+@EACH_HOST
 def test_no_hook_sees_a_norm_being_read(host: str) -> None:
     model, shapes = tiny("gemma2", host), list[Any]()
     seen = ("ln_final.hook_normalized", lambda x, hook: shapes.append(tuple(x.shape)))

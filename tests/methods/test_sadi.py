@@ -466,6 +466,8 @@ def test_errors_say_what_to_do(host: str) -> None:
         sadi.Config(mode="pin", positions="predicting")
     with pytest.raises(sl.SteerLensError, match=r"sadi\.for_prompts"):
         sadi.fit(model, CONTRAST, sadi.Config(mode="pin"), **QUIET)
+    with pytest.raises(sl.SteerLensError, match=r"sadi\.for_prompts"):
+        sadi.scaling(some_mask("llama", "head"), sadi.Config(mode="pin"))
     with pytest.raises(sl.SteerLensError, match="smaller k"):
         sadi.identify(model, CONTRAST, sadi.Config(k=13), **QUIET)
     with pytest.raises(sl.SteerLensError, match="one item or more"):
