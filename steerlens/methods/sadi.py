@@ -30,14 +30,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.activations import collect
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.evaluation.tasks import Task, check_task, one_of
 from steerlens.host import Host, hook_names
 from steerlens.methods.choosing import Chosen, alike, mean_by_row
-from steerlens.methods.ends import prompts_of
+from steerlens.methods.ends import at_ends, prompts_of
 from steerlens.methods.masks import HOOKS, Mask, Score, Site, difference, mask_of
 from steerlens.methods.masks import random_mask as random_mask
 from steerlens.methods.signing import signed
@@ -223,8 +222,7 @@ def grid(
     (120, 22)
     """
     ks = KS[config.site] if ks is None else ks
-    if strengths is None:
-        strengths = sorted({*SMALL, *STRENGTHS[config.site]})
+    strengths = sorted({*SMALL, *STRENGTHS[config.site]}) if strengths is None else strengths
     return tuple(replace(config, k=k, strength=s) for k, s in product(ks, strengths))
 
 
@@ -270,8 +268,7 @@ def choose(
             means = task.scores(model, scaling(mask, shared), deltas).mean.tolist()
         else:
             rows = clean[shared.site]
-            pins = [_pinned(rows, mask, each) for each in strengths]
-            means = [mean_by_row(model, task, each) for each in pins]
+            means = [mean_by_row(model, task, _pinned(rows, mask, each)) for each in strengths]
         for place, mean in zip(group, means, strict=True):
             found[place] = mean
     tried = tuple(zip(configs, found, strict=True))
@@ -289,9 +286,7 @@ def _clean(model: Host, prompts: Iterable[Item], site: Site) -> list[Float[Tenso
     """What stands at a site at each prompt's last token, layer by layer, in one clean pass."""
     asked = prompts_of(model, prompts)
     names = hook_names(model, HOOKS[site])
-    found = collect(
-        model, asked, names, "last_prompt_token", max_examples=len(asked), progress=False
-    )
+    found = at_ends(model, asked, names, len(asked), False)
     return [found.examples[name] for name in names]
 
 
