@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 
 from steerlens.cards import count
 from steerlens.errors import BadInputError
-from steerlens.host import HookNames, Host, Key, at_hook, check_by_token, device_of, hook_names
+from steerlens.host import HookNames, Host, check_by_token, device_of, hook_names
 from steerlens.moments import Moments, merge
+from steerlens.names import Key, at_hook
 from steerlens.passes import hooked
 from steerlens.positions import Positions
 from steerlens.prefixes import pass_room

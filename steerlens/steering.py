@@ -16,7 +16,7 @@ from steerlens import packing
 from steerlens.cards import card
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError
-from steerlens.host import FwdHooks, Host, layer_of
+from steerlens.host import FwdHooks, Host
 from steerlens.interventions import (
     Expression,
     Group,
@@ -26,6 +26,7 @@ from steerlens.interventions import (
     only,
     read_elsewhere,
 )
+from steerlens.names import layer_of
 from steerlens.positions import Positions, selector
 from steerlens.provenance import Allow
 from steerlens.running import check_picked, check_writable, running

@@ -20,6 +20,7 @@ ORDER = [
     "statistics",
     "moments",
     "cards",
+    "names",
     "host",
     "provenance",
     "components",

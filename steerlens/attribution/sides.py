@@ -21,7 +21,8 @@ from steerlens.attribution.scores import Inputs
 from steerlens.cards import count
 from steerlens.components import Block, Components, Norm, Place
 from steerlens.errors import HookError
-from steerlens.host import FwdHooks, Host, hook_name, hook_names
+from steerlens.host import FwdHooks, Host, hook_names
+from steerlens.names import hook_name
 from steerlens.passes import one_pass
 from steerlens.positions import Mask
 from steerlens.reading import Enough, Passages, Reading, pooled

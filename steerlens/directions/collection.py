@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from steerlens.cards import count, interval, number, table_card
 from steerlens.directions.direction import Direction
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import Key, at_hook, split_name
+from steerlens.names import Key, at_hook, split_name
 
 if TYPE_CHECKING:
     import pandas

@@ -18,8 +18,9 @@ from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.effects.responses import Responses, responses
 from steerlens.errors import BadInputError, warn
-from steerlens.host import Host, device_of, hook_name
+from steerlens.host import Host, device_of
 from steerlens.moments import Moments
+from steerlens.names import hook_name
 from steerlens.rows import at_rows
 from steerlens.steering import Steering, check_steering
 from steerlens.text import Item, batches, encode_all

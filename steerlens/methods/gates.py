@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from steerlens.cards import card, count, number, share
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import Key, at_hook, layer_of
 from steerlens.interventions import Intervention, mapped, only
 from steerlens.methods.gating import Folded
 from steerlens.methods.signing import signed
+from steerlens.names import Key, at_hook, layer_of
 from steerlens.signals import Constant, OfPrompt, Probe, Signal, Threshold, Value, product, signal
 from steerlens.steering import Steering
 

@@ -32,10 +32,11 @@ from steerlens.basis import Basis
 from steerlens.basis.vectors import Weights
 from steerlens.contrast import digest
 from steerlens.errors import BadInputError
-from steerlens.host import Host, hook_name, layer_of
+from steerlens.host import Host
 from steerlens.methods.distilling import Learning, fitted, nearest_label, split
 from steerlens.methods.router import Router as Router
 from steerlens.methods.router import depth, features
+from steerlens.names import hook_name, layer_of
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
 from steerlens.signals.routed import Head

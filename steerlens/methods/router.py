@@ -13,9 +13,10 @@ from steerlens.activations import collect
 from steerlens.basis import Basis
 from steerlens.cards import card, number, share
 from steerlens.errors import BadInputError
-from steerlens.host import Host, layer_of, split_name
+from steerlens.host import Host
 from steerlens.methods.composing import by_row, routed
 from steerlens.methods.signing import signed
+from steerlens.names import layer_of, split_name
 from steerlens.positions import Positions
 from steerlens.signals import Combining, OfPrompt, Signal
 from steerlens.signals.routed import Network, Routed

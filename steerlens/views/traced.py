@@ -14,15 +14,8 @@ from torch import Tensor
 from steerlens.cards import number
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import (
-    Host,
-    check_hook_name,
-    check_model,
-    check_read,
-    device_of,
-    hook_name,
-    split_name,
-)
+from steerlens.host import Host, check_hook_name, check_model, check_read, device_of
+from steerlens.names import hook_name, split_name
 from steerlens.passes import keeping, one_pass
 from steerlens.steering import Steering, check_steering
 from steerlens.text import Item, encode, pad, token_strings
