@@ -15,9 +15,9 @@ from steerlens.demo import world
 from steerlens.demo.tasks import of_world
 from steerlens.evaluation import Continuation, MultipleChoice, Neutral
 from steerlens.evaluation.tasks import Task
-from steerlens.host import layer_of
 from steerlens.interventions import mapped
 from steerlens.methods import Sets, act, caa, cast, dsas, e2e_dsas, iti, lineas
+from steerlens.names import layer_of
 from steerlens.transforms import Affine, Extrapolate
 
 COEFFS = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5, 4.0)

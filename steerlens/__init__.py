@@ -6,6 +6,7 @@
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 from steerlens import editing as editing
@@ -41,11 +42,23 @@ from steerlens.verbs import ablate as ablate
 from steerlens.verbs import add as add
 from steerlens.verbs import steer as steer
 
+_ROOMS = {"editing", "effects", "evaluation", "positions", "signals", "transforms"}
+_LATER = {"demo", "formats", "methods", "views"}
+
 
 def __getattr__(name: str) -> Any:
     """Import the rooms that a first import leaves out."""
-    if name in ("demo", "formats", "methods", "views"):
+    if name in _LATER:
         return import_module(f"steerlens.{name}")
     if name == "report":
         return import_module("steerlens.views").report
+    if name == "__version__":
+        return version("steerlens")
     raise AttributeError(f"module 'steerlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is for users, for tab completion: also what is imported when first used."""
+    made_in = {name: getattr(value, "__module__", "") for name, value in globals().items()}
+    own = [name for name, module in made_in.items() if module.startswith("steerlens.")]
+    return sorted({*own, *_ROOMS, *_LATER, "report", "__version__"})

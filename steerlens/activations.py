@@ -6,7 +6,7 @@ Nothing here grows with the number of items but the examples, and those are boun
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +19,25 @@ from steerlens.cards import count
 from steerlens.errors import BadInputError
 from steerlens.host import HookNames, Host, check_by_token, device_of, hook_names
 from steerlens.moments import Moments, merge
+from steerlens.names import Key, at_hook
 from steerlens.passes import hooked
 from steerlens.positions import Positions
 from steerlens.prefixes import pass_room
-from steerlens.reading import Picker, Picks, Reader, Reading, columns_of
+from steerlens.reading import Passages, Picks, Reader, Reading, columns_of
 from steerlens.sharing import Stretch, carry_out, planned
-from steerlens.text import Batch, Item, batches, encode
+from steerlens.text import Batch, Item
 
 
 @dataclass(frozen=True)
 class Activations(Mapping[str, Moments]):
     """What `collect` read: moments at each hook point, and examples to fit on.
 
-    `activations["blocks.3.hook_resid_post"]` are moments; `.examples[...]` has shape
+    `activations["resid_post", 3]` are moments; `.examples["blocks.3.hook_resid_post"]` has shape
     (n, *unit), float32 on the CPU, item by item in the order given; `.rows` tells which items.
+
+    >>> read = collect(model, ["a good day", "a bad day"], progress=False)
+    >>> read["resid_post", 2].mean.shape == read.examples["blocks.2.hook_resid_post"].shape[1:]
+    True
     """
 
     moments: dict[str, Moments]
@@ -43,9 +48,9 @@ class Activations(Mapping[str, Moments]):
     positions: str
     max_examples: int
 
-    def __getitem__(self, name: str) -> Moments:
-        """Return the moments at a hook point."""
-        return self.moments[name]
+    def __getitem__(self, key: Key) -> Moments:
+        """Return the moments at a hook name, or at a (site, layer)."""
+        return at_hook(self.moments, key, "reading")
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over hook names."""
@@ -84,7 +89,7 @@ class Activations(Mapping[str, Moments]):
 
 def collect(
     model: Host,
-    items: Sequence[Item],
+    items: Iterable[Item],
     hook_names: HookNames = "resid_post",
     positions: Positions | None = None,
     *,
@@ -125,7 +130,7 @@ def collect(
 
 def collect_sides(
     model: Host,
-    sides: Sequence[Sequence[Item]],
+    sides: Iterable[Iterable[Item]],
     hook_names: HookNames = "resid_post",
     positions: Positions | None = None,
     *,
@@ -144,7 +149,7 @@ def collect_sides(
     """
     names, batch_tokens = _names(model, hook_names), batch_tokens or pass_room(model)
     read = [_Side(model, items, positions, max_examples, seed) for items in sides]
-    owners = [(side, row) for side in read for row in range(len(side.encoded))]
+    owners = [(side, row) for side in read for row in range(len(side))]
     texts = [text for side in read for text in side.encoded]
     columns = [each for side in read for each in side.columns(batch_tokens)]
     free = [int(each[0]) for each in columns]
@@ -169,37 +174,29 @@ def collect_sides(
 
     with bar, torch.no_grad(), hooked(model, reader.fwd_hooks):
         carry_out(model, texts, plan, run)
-    return [side.sink.activations(repr(side.picker)) for side in read]
+    return [side.sink.activations(repr(side.positions)) for side in read]
 
 
-class _Side:
-    """Items, where each is read, and what was read of them."""
+class _Side(Passages):
+    """What is read of one set of items, and where it is kept."""
 
     def __init__(
         self,
         model: Host,
-        items: Sequence[Item],
+        items: Iterable[Item],
         positions: Positions | None,
         max_examples: int,
         seed: int,
     ) -> None:
-        if isinstance(items, str) or len(items) == 0:
-            raise BadInputError(f"collect needs a list of one item or more; got {items!r}.")
-        self.model = model
-        self.encoded = [encode(model, item) for item in items]
-        self.picker = Picker(positions, self.encoded)
-        self.sink = Sink(sampled(len(items), max_examples, seed), max_examples)
+        super().__init__(model, items, positions)
+        self.sink = Sink(sampled(len(self), max_examples, seed), max_examples)
 
     def columns(self, batch_tokens: int) -> list[Int[Tensor, " _n"]]:
         """Return which columns of each item are read."""
         found: dict[int, Tensor] = {}
-        device = device_of(self.model)
-        for rows, batch in batches(
-            self.model, self.encoded, batch_tokens=batch_tokens, device=device
-        ):
-            mask = self.picker.mask(self.model, batch, rows)
+        for rows, _, mask in self.batches(batch_tokens):
             found.update(zip(rows, columns_of(mask), strict=True))
-        return [found[row] for row in range(len(self.encoded))]
+        return [found[row] for row in range(len(self))]
 
 
 def _part(

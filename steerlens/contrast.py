@@ -14,7 +14,7 @@ from typing import Any
 from steerlens.cards import card, count
 from steerlens.errors import BadInputError
 from steerlens.records import records
-from steerlens.text import Encoded, Item
+from steerlens.text import Encoded, Item, listed
 
 _FIELDS = (
     ("positive", "negative"),
@@ -47,11 +47,7 @@ class Contrast:
     ) -> None:
         """Raise BadInputError on an empty side, or pairs that do not match up."""
         for side, items in (("positive", positive), ("negative", negative)):
-            if isinstance(items, str):
-                raise BadInputError(f"The {side} side is one text; give a list of texts.")
-            object.__setattr__(self, side, tuple(items))
-            if not getattr(self, side):
-                raise BadInputError(f"The {side} side is empty; a contrast needs items on both.")
+            object.__setattr__(self, side, listed(items, f"The {side} side is"))
         alike = len(self.positive) == len(self.negative)
         if paired and not alike:
             raise BadInputError(

@@ -1,7 +1,6 @@
 """What `HookedTransformer` and `TransformerBridge` share, behind one small surface.
 
-SteerLens imports neither class. Hook points go by TransformerLens's classic names on both
-hosts (`blocks.3.hook_resid_post`), or by their short form (`"resid_post", 3`).
+SteerLens imports neither class. Hook points go by their classic names on both (`names`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from steerlens.errors import BadInputError, HookError, UnknownNameError, nearest, warn
+from steerlens.names import SITES, hook_name, layer_of, split_name
 
 HookNames = str | Sequence[str] | Callable[[str], bool]
 HookFn = Callable[..., Tensor | None]
@@ -45,24 +45,6 @@ class Host(Protocol):
         """Run a forward pass."""
 
 
-_SITES = {
-    "resid_pre": "hook_resid_pre",
-    "resid_mid": "hook_resid_mid",
-    "resid_post": "hook_resid_post",
-    "attn_out": "hook_attn_out",
-    "mlp_out": "hook_mlp_out",
-    "q": "attn.hook_q",
-    "k": "attn.hook_k",
-    "v": "attn.hook_v",
-    "rot_q": "attn.hook_rot_q",
-    "rot_k": "attn.hook_rot_k",
-    "z": "attn.hook_z",
-    "pattern": "attn.hook_pattern",
-    "result": "attn.hook_result",
-    "mlp_pre": "mlp.hook_pre",
-    "mlp_post": "mlp.hook_post",
-    "post": "mlp.hook_post",
-}
 _FLAGS = {
     "attn.hook_result": "use_attn_result",
     "hook_mlp_in": "use_hook_mlp_in",
@@ -71,42 +53,13 @@ _FLAGS = {
     "hook_k_input": "use_split_qkv_input",
     "hook_v_input": "use_split_qkv_input",
 }
-STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-"""Sites whose vectors are of the stream, and at which what is written goes to it as it is."""
 _NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 _HEADS_FIRST = re.compile(r"attn\.(hook_)?[qk]_norm")
-_BLOCK = re.compile(r"blocks\.(-?\d+)\.(.+)")
 
 
 def is_bridge(model: Host) -> bool:
     """Return whether `model` is a TransformerBridge (it carries the Hugging Face model)."""
     return hasattr(model, "original_model")
-
-
-def hook_name(site: str, layer: int | None = None) -> str:
-    """Return the full hook name of a site at a layer.
-
-    >>> hook_name("resid_post", 14)
-    'blocks.14.hook_resid_post'
-    >>> hook_name("z", 0)
-    'blocks.0.attn.hook_z'
-    """
-    if layer is None:
-        return site
-    return f"blocks.{layer}.{_SITES.get(site, site)}"
-
-
-def split_name(name: str) -> tuple[str, int | None]:
-    """Return the site and layer of a hook name; the layer is None outside the blocks.
-
-    >>> split_name("blocks.14.hook_resid_post")
-    ('resid_post', 14)
-    """
-    match = _BLOCK.fullmatch(name)
-    if match is None:
-        return name, None
-    short = {full: site for site, full in reversed(_SITES.items())}
-    return short.get(match[2], match[2]), int(match[1])
 
 
 def check_model(model: Host) -> None:
@@ -236,17 +189,12 @@ def _full_names(model: Host, names: HookNames, known: Mapping[str, Any]) -> list
     if names in known:
         return [_checked(model, names, known)]
     layers = [hook_name(names, layer) for layer in range(model.cfg.n_layers)]
-    if names in _SITES or any(name in known for name in layers):
+    if names in SITES or any(name in known for name in layers):
         return [_checked(model, name, known) for name in layers]
     if layer_of(names) is not None:
         return [_checked(model, names, known)]  # which says what layers there are
-    near = nearest(names, [*_SITES, *known]).capitalize()
+    near = nearest(names, [*SITES, *known]).capitalize()
     raise UnknownNameError(f"The model has no hook point or site {names!r}. {near}.")
-
-
-def layer_of(name: str) -> int | None:
-    """Return the layer of a hook name, None outside the blocks."""
-    return split_name(name)[1]
 
 
 def token_id(model: Host, which: str) -> int | None:
@@ -269,6 +217,12 @@ def need_tokenizer(model: Host, what: str) -> Any:
 def device_of(model: Host) -> torch.device:
     """Return the device of the model's first parameter, where its input goes."""
     return torch.device(next(iter(model.parameters())).device)
+
+
+def dtype_of(model: Host) -> torch.dtype:
+    """Return the dtype of the model's first weights, in which it computes."""
+    found = next(each.dtype for each in model.parameters() if each.is_floating_point())
+    return cast(torch.dtype, found)
 
 
 def load(folder_or_name: str) -> Host:

@@ -38,7 +38,12 @@ Change = tuple[Float[Tensor, "batch pos *unit"], Bool[Tensor, "batch pos ..."]]
 
 @dataclass(frozen=True)
 class Intervention:
-    """One choice of where, how, when and how much: a transform at a hook point."""
+    """One choice of where, how, when and how much: a transform at a hook point.
+
+    >>> [one] = steering.interventions
+    >>> one
+    4 * add('direction') @ blocks.2.hook_resid_post[predicting]
+    """
 
     hook_name: str
     transform: Transform

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from steerlens.clock import Clock
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, Host, by_token
+from steerlens.host import FwdHooks, Host, by_token, device_of
 from steerlens.passes import telling
 from steerlens.positions import Mask, Positions, selector
-from steerlens.text import Batch, Encoded
+from steerlens.prefixes import pass_room
+from steerlens.text import Batch, Item, batches, encode_all
 
 Reading = tuple[Float[Tensor, "item *unit"], Float[Tensor, " item"]]
 """Each item's mean vector, and the mean norm of its tokens."""
@@ -27,34 +28,49 @@ class Enough(Exception):  # noqa: N818 (a signal, not an error)
     """Every hook point wanted has been read: the rest of the pass is not needed."""
 
 
-class Picker:
-    """Turns positions into a mask over a padded batch of whole items."""
+class Passages:
+    """Items as tokens, and where each of them is read."""
 
-    def __init__(self, positions: Positions | None, encoded: Sequence[Encoded]) -> None:
-        """Raise BadInputError where positions are not given and items do not tell them."""
-        completed = all(len(item.tokens) > item.prompt_length for item in encoded)
+    def __init__(
+        self,
+        model: Host,
+        items: Iterable[Item],
+        positions: Positions | None,
+        use: str = "Reading needs",
+    ) -> None:
+        """Raise as `encode_all`, and where positions are not given and items do not tell them."""
+        self.model = model
+        self.encoded = encode_all(model, items, use)
+        completed = all(len(item.tokens) > item.prompt_length for item in self.encoded)
         default = "generated" if completed else "last_prompt_token"
-        some = any(len(item.tokens) > item.prompt_length for item in encoded)
+        some = any(len(item.tokens) > item.prompt_length for item in self.encoded)
         if positions is None and some and not completed:
             raise BadInputError(
                 "Some items have a completion and some have none, so where to read is not "
                 "clear. Give positions, for example 'predicting' or 'last_prompt_token'."
             )
-        self.selector = selector(default if positions is None else positions)
+        self.positions = selector(default if positions is None else positions)
 
-    def __repr__(self) -> str:
-        return repr(self.selector)
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.encoded)
 
-    def mask(self, model: Host, batch: Batch, rows: Sequence[int]) -> Mask:
-        """Return which tokens are picked. Raises BadInputError where an item has none."""
-        clock = Clock(model, batch.prompt_lengths)
+    def batches(self, batch_tokens: int | None) -> Iterator[tuple[list[int], Batch, Mask]]:
+        """Yield (rows, batch, which tokens are read), `batch_tokens` a pass or what fits one."""
+        room, device = batch_tokens or pass_room(self.model), device_of(self.model)
+        for rows, batch in batches(self.model, self.encoded, batch_tokens=room, device=device):
+            yield rows, batch, self.mask(batch, rows)
+
+    def mask(self, batch: Batch, rows: Sequence[int]) -> Mask:
+        """Return which tokens are read. Raises BadInputError where an item has none."""
+        clock = Clock(self.model, batch.prompt_lengths)
         clock.begin(batch.tokens, past=0, attention_mask=batch.real)
-        mask = clock.where(self.selector)
+        mask = clock.where(self.positions)
         empty = (~mask.any(1)).nonzero().flatten().tolist()
         if empty:
             row = empty[0]
             raise BadInputError(
-                f"Positions {self!r} pick no token in item {rows[row]}, which has "
+                f"Positions {self.positions!r} pick no token in item {rows[row]}, which has "
                 f"{int(batch.real[row].sum())} tokens. Choose positions inside the text."
             )
         return mask

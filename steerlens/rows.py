@@ -49,6 +49,16 @@ class Family:
         return f"Family({self.size} times {self.steering!r})"
 
 
+def check_coeffs(coeffs: Any) -> None:
+    """Raise BadInputError on anything but coefficients in a list, an array or a tensor.
+
+    >>> check_coeffs([1.0, 2.0])
+    """
+    one = not hasattr(coeffs, "__len__") or getattr(coeffs, "ndim", 1) == 0
+    if one or len(coeffs) == 0:
+        raise BadInputError(f"Coefficients are a list of one or more; got {coeffs!r}.")
+
+
 def at_rows(steering: Steering, rows: Sequence[int], times: int, total: int) -> Steering:
     """Return the steering of some of the rows it was made for, `times` over.
 

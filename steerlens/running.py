@@ -10,8 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from steerlens.errors import BadInputError, HookError, warn
-from steerlens.host import Host, check_read, check_written, layer_of
+from steerlens.host import Host, check_read, check_written
 from steerlens.interventions import Expression, Group, leaves, read_elsewhere
+from steerlens.names import layer_of
 from steerlens.passes import following
 from steerlens.positions import Span, missed
 from steerlens.provenance import strange

@@ -248,3 +248,20 @@ def _placed(expression: Expression, model: Host) -> Expression:
         return replace(leaf, hook_name=name, positions=positions)
 
     return mapped(expression, placed)
+
+
+class Untold(Session):
+    """Callbacks for a pass whose tokens nobody told: each firing is taken as a whole text."""
+
+    def __init__(self, expression: Expression, model: Host, lengths: Tensor | None) -> None:
+        """Take where each row's prompt ends, if anybody says."""
+        super().__init__(expression, model, Clock(model, lengths))
+
+    def _arrive(self, name: str, activation: Tensor) -> None:
+        if name in self.fired:
+            raise HookError(
+                f"{name!r} fired again: hooks from fwd_hooks(model) serve one pass. Make them "
+                "anew, or steer with `with steering.on(model):`."
+            )
+        self.clock.begin(None, like=activation)
+        super()._arrive(name, activation)

@@ -15,8 +15,8 @@ from torch import Tensor
 from steerlens import packing
 from steerlens.cards import card
 from steerlens.clock import Clock
-from steerlens.errors import BadInputError, HookError
-from steerlens.host import FwdHooks, Host, layer_of
+from steerlens.errors import BadInputError
+from steerlens.host import FwdHooks, Host
 from steerlens.interventions import (
     Expression,
     Group,
@@ -26,10 +26,11 @@ from steerlens.interventions import (
     only,
     read_elsewhere,
 )
+from steerlens.names import layer_of
 from steerlens.positions import Positions, selector
 from steerlens.provenance import Allow
 from steerlens.running import check_picked, check_writable, running
-from steerlens.session import Session
+from steerlens.session import Session, Untold
 from steerlens.signals import Value, product, signal
 from steerlens.trace import Trace
 from steerlens.waiting import waits
@@ -78,7 +79,7 @@ class Steering:
         check_writable(self.expression, model)
         if tokens is None:
             _refuse_reading(self.expression)
-            return _Untold(self.expression, model, _lengths(prompt_lengths)).fwd_hooks()
+            return Untold(self.expression, model, _lengths(prompt_lengths)).fwd_hooks()
         ids = (
             tokens
             if isinstance(tokens, Tensor)
@@ -136,12 +137,20 @@ class Steering:
         """Nothing is ever entered."""
 
     def where(self, positions: Positions) -> Steering:
-        """Return the steering at other positions, in place of those it had."""
+        """Return the steering at other positions, in place of those it had.
+
+        >>> steering.where("everywhere")
+        Steering(4 * add('direction') @ blocks.2.hook_resid_post[everywhere])
+        """
         chosen = selector(positions)
         return Steering(mapped(self.expression, lambda leaf: replace(leaf, positions=chosen)))
 
     def when(self, gate: Value) -> Steering:
-        """Return the steering under a further gate, multiplied: a number, one a row, a signal."""
+        """Return the steering under a further gate, multiplied: a number, one a row, a signal.
+
+        >>> steering.when([0, 1])
+        Steering(4 * rows(0, 1) * add('direction') @ blocks.2.hook_resid_post[predicting])
+        """
         added = signal(gate)
         return Steering(
             mapped(self.expression, lambda leaf: replace(leaf, gate=product(leaf.gate, added)))
@@ -253,22 +262,6 @@ def check_steering(value: object) -> None:
             f"A steering goes here; got a {type(value).__name__}. sl.add(direction) makes one of a "
             "direction, edit.as_steering() one of an edit."
         )
-
-
-class _Untold(Session):
-    """Callbacks for a pass whose tokens nobody told: each firing is taken as a whole text."""
-
-    def __init__(self, expression: Expression, model: Host, lengths: Tensor | None) -> None:
-        super().__init__(expression, model, Clock(model, lengths))
-
-    def _arrive(self, name: str, activation: Tensor) -> None:
-        if name in self.fired:
-            raise HookError(
-                f"{name!r} fired again: hooks from fwd_hooks(model) serve one pass. Make them "
-                "anew, or steer with `with steering.on(model):`."
-            )
-        self.clock.begin(None, like=activation)
-        super()._arrive(name, activation)
 
 
 def _refuse_reading(expression: Expression) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.host import Host, need_tokenizer, token_id
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ def _ids(model: Host, prompt: Any) -> tuple[int, ...]:
             f"The token ids of one item are whole numbers in one row; got {ids.dtype} of shape "
             f"{tuple(ids.shape)}. Give a batch as a list of items."
         )
+    size = int(model.cfg.d_vocab)
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise BadInputError(
+            f"Token ids go from 0 to {size - 1}; an item has {int(ids.min())} to {int(ids.max())}. "
+            "Are they another tokenizer's, or labels with -100?"
+        )
     return tuple(ids.tolist())
 
 
@@ -145,7 +153,31 @@ def _checked(model: Host, encoded: Encoded, item: Any) -> Encoded:
     return encoded
 
 
-def whole(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
+def listed(items: Iterable[T], use: str) -> tuple[T, ...]:
+    """Return items that come as a list, a generator or a column of a table.
+
+    Raises BadInputError on one item alone, and on none; `use` says what takes them.
+
+    >>> listed((f"a {each}" for each in ["day", "cat"]), "Reading needs")
+    ('a day', 'a cat')
+    """
+    several = isinstance(items, Iterable) and not isinstance(items, str | Mapping)
+    found = tuple(items) if several else ()
+    first = found[0] if found else 0
+    if isinstance(first, int | Mapping) or (
+        not isinstance(first, str) and getattr(first, "ndim", 1) == 0
+    ):
+        given = str(list(found) if several else items)
+        raise BadInputError(f"{use} a list of one item or more; got {given[:60]!r}.")
+    return found
+
+
+def encode_all(model: Host, items: Iterable[Item], use: str) -> tuple[Encoded, ...]:
+    """Return the token ids of items. Raises as `listed` and `encode` do."""
+    return tuple(encode(model, item) for item in listed(items, use))
+
+
+def whole(model: Host, items: Iterable[Item]) -> tuple[Encoded, ...]:
     """Return items as texts without a completion: their last token is the prompt's last.
 
     >>> [text] = whole(model, [("a good day", " and a cat")])

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from steerlens.basis import Basis
 from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError
-from steerlens.host import layer_of
 from steerlens.interventions import Intervention
+from steerlens.names import layer_of
 from steerlens.positions import Positions, selector
 from steerlens.signals import Signal, Value, signal
 from steerlens.steering import Steering, together

@@ -17,7 +17,7 @@ from models import cached_forward, forward, padded
 from torch import Tensor
 
 import steerlens as sl
-from steerlens.host import hook_name
+from steerlens.names import hook_name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import steerlens as sl
 from steerlens import signals, transforms
-from steerlens.host import hook_name
+from steerlens.names import hook_name
 
 if TYPE_CHECKING:
     from case import Leaf

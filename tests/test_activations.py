@@ -96,6 +96,9 @@ def test_trap_4_the_last_real_token_is_read(host: str) -> None:
     read = sl.collect(model, rows, NAME, progress=False)
     assert read.positions == "last_prompt_token"
     assert read.rows == (0, 1, 2)
+    assert read["resid_post", 1] is read["blocks.1.hook_resid_post"]
+    with pytest.raises(sl.SteerLensError, match="no reading at 'resid_post'"):
+        read["resid_post"]
     for i, row in enumerate(rows):
         _, cache = model.run_with_cache(row[None])
         torch.testing.assert_close(read.examples[NAME][i], cache[NAME][0, -1])
@@ -194,3 +197,13 @@ def test_merging_needs_the_same_reading(host: str) -> None:
     with pytest.raises(BadInputError, match="same hook points and positions"):
         read[0].merged(read[1])
     assert repr(read[0]) == "Activations(1 item at 1 hook point, last_prompt_token)"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("count", [2, 64])
+def test_means_are_one_within_the_rounding_of_a_dtype(dtype: torch.dtype, count: int) -> None:
+    x = 1 + torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
+    exact, rounded = Moments.of(x), Moments.of(x.to(dtype).float())
+    assert exact.same_mean(rounded, dtype)
+    assert not exact.same_mean(rounded)
+    assert not exact.same_mean(Moments.of(x + 2 * torch.finfo(dtype).eps), dtype)

@@ -20,6 +20,7 @@ ORDER = [
     "statistics",
     "moments",
     "cards",
+    "names",
     "host",
     "provenance",
     "components",
@@ -99,3 +100,11 @@ def test_trap_23_the_import_is_light() -> None:
     code = f"import sys, steerlens; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_listed_can_be_had_and_no_inner_room_is_listed() -> None:
+    import steerlens as sl
+
+    assert all(hasattr(sl, name) for name in dir(sl))
+    assert {"add", "Steering", "views", "methods", "report"} <= set(dir(sl))
+    assert not {"Any", "cards", "session"} & set(dir(sl))

@@ -16,18 +16,18 @@ PAIRS = [(f"p{i}", f"n{i}") for i in range(10)]
 
 def test_trap_21_empty_sides_and_lone_texts() -> None:
     for sides in ([], ["a"]), (["a"], []):
-        with pytest.raises(BadInputError, match="side is empty; a contrast needs items on both"):
+        with pytest.raises(BadInputError, match=r"side is a list of one item or more; got '\[\]'"):
             Contrast(*sides)
-    with pytest.raises(BadInputError, match="side is one text; give a list"):
+    with pytest.raises(BadInputError, match="side is a list of one item or more; got 'a text'"):
         Contrast("a text", ["b"])
-    with pytest.raises(BadInputError, match="empty"):
+    with pytest.raises(BadInputError, match=r"got '\[\]'"):
         Contrast.from_pairs([])
 
 
 def test_sides_are_anything_that_can_be_listed() -> None:
     listed = Contrast(["a", "b"], ["c", "d"])
     assert Contrast((text for text in "ab"), iter(["c", "d"])) == listed
-    with pytest.raises(BadInputError, match="positive side is empty"):
+    with pytest.raises(BadInputError, match="positive side is a list of one item or more"):
         Contrast(iter(()), ["c"])
 
 

@@ -36,7 +36,7 @@ def direction(
 ) -> sl.Direction:
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(shape or (models.D_MODEL,), generator=generator)
-    return sl.Direction(sl.host.hook_name(site, layer), vector)
+    return sl.Direction(sl.names.hook_name(site, layer), vector)
 
 
 def left_over(model: Any) -> tuple[int, list[str]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 import steerlens as sl
 from steerlens.directions import Eraser
 from steerlens.errors import BadInputError, HookError
-from steerlens.host import hook_name
+from steerlens.names import hook_name
 from steerlens.signals import Cosine, Latch, OfPrompt, Probe, Projection, Steps
 from steerlens.transforms import (
     Ablate,

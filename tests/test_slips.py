@@ -84,7 +84,21 @@ sl.attribute(c, c, d)                               #> got a Contrast. The model
 sl.views.projections(d, m, "One day")               #> got a Direction. The model comes first
 e.perplexity(["One day"], m)                        #> got a list. The model comes first
 e.base_items(["One day"], m)                        #> got a list. The model comes first
-sl.compare(m, sl.add(d), "One day")                 #> give a list of prompts
+sl.collect(m, [5, 6])                               #> a list of one item or more; got .\\[5, 6\\]
+sl.collect(m, [{"role": "user", "content": "hi"}])  #> a list of one item or more
+sl.collect(m, torch.tensor([5, 6]))                 #> a list of one item or more
+sl.collect(m, 5)                                    #> a list of one item or more; got '5'
+sl.collect(m, [("a", "b", "c")])                    #> An item is a text
+sl.collect(m, [[1, 999]])                           #> ids go from 0 to 47; an item has 1 to 999
+sl.collect(m, [[1, -100]])                          #> an item has -100 to 1
+sl.effect(m, sl.add(d), ["good"], (5, 6))           #> Answers are pairs of texts.*got 5
+sl.find_directions(m, c, ["resid_post"])            #> is a name or a function; got
+sl.views.tokens(sl.add(d))                          #> of a Trace; got a Steering
+task.scores(m, sl.add(d), 2.0)                      #> Coefficients are a list.*got 2.0
+e.doses(m, sl.add(d), ["good"], (x for x in [1.0])) #> Coefficients are a list
+e.completions(m, ["good"], sl.add(d), coeffs=2.0)   #> Coefficients are a list
+e.Neutral("x", (w for w in ["day"])).scores(m, 3)   #> A steering goes here; got a int
+sl.compare(m, sl.add(d), "One day")                 #> on a list of one item or more
 sl.Basis.of(d, d2)                                  #> Basis.of\\(\\[a, b\\]\\)
 sl.Basis.of([d.vector])                             #> made of directions
 sl.Contrast.from_pairs(["a", "b"])                  #> Pairs are
@@ -98,11 +112,11 @@ sl.calibrate(d, m, ["One day"])                     #> sl.add makes a steering, 
 e.at_equal_dose(m, {"mean": d}, task, ["One day"])  #> Give a steering, such as sl.add
 e.at_equal_dose(m, sl.add(d), task, ["One day"])    #> Give steerings by name
 e.sweep(max, {"x": 3})                              #> are 3 alone
-e.Continuation("x", "One day", len)                 #> is given one text
+e.Continuation("x", "One day", len)                 #> needs a list of one item
 sl.add(d).on(m)("One day")                          #> Enter it: `with steering.on\\(model\\):`
 sl.add(d).on(m).generate("One day")                 #> Write `with steering.on\\(model\\):`
 sl.add(d).trace(m).texts                            #> Write `with steering.trace\\(model\\) as
-sl.views.tokens(sl.add(d).trace(m))                 #> no .texts. here: it belongs to what
+sl.views.tokens(sl.add(d).trace(m))                 #> Write .with steering.trace\\(model\\) as
 sl.add(d).__enter__()                               #> Write `with steering.on\\(model\\):`
 sl.collect(m, [["good", "day"]])                    #> tuple \\(prompt, completion\\)
 sl.collect(m, [None])                               #> 'None' is no item
@@ -111,8 +125,6 @@ sl.collect(m, ["good"], ("resid_post", 2))          #> by their names
 sl.collect(m, ["good"], "blocks.9.hook_resid_post") #> layers 0 to 2
 sl.collect(m, ["good"], "blocks.-1.hook_z")         #> layers 0 to 2
 sl.views.heads(m, sl.add(d), "One day", 3)          #> layers 0 to 2
-sl.effect(m, sl.add(d), ["One day"], (5, 6))        #> Answers come in pairs
-task.scores(m, sl.add(d), coeffs=2)                 #> no coefficients .* in 2. Give a list
 e.causal_check(m, c, d)                             #> needs one Direction; got Contrast
 sl.methods.steer2adapt.prior(m, [c])                #> by name
 sl.methods.steer2adapt.adapt(m, [d], ["good"])      #> are those of a Basis; got list

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import models
@@ -12,7 +13,9 @@ from models import build, tiny
 
 import steerlens as sl
 from steerlens.errors import BadInputError
+from steerlens.evaluation import dose
 from steerlens.text import batches, encode, pad, token_strings
+from steerlens.transforms import stored_pass
 
 pytestmark = pytest.mark.host
 TEMPLATE = (
@@ -126,3 +129,25 @@ def test_batches_hold_what_they_may(host: str) -> None:
         seen += rows
     assert sorted(seen) == list(range(6))
     assert len(list(batches(model, items, batch_tokens=1))) == 6
+
+
+PUSH = sl.add(sl.Direction("blocks.1.hook_resid_post", torch.ones(models.D_MODEL)))
+TAKERS: dict[str, Callable[[Any, Any], Any]] = {
+    "collect": lambda m, items: sl.collect(m, items, progress=False)["resid_post", 1].mean,
+    "compare": lambda m, items: sl.compare(m, PUSH, items, max_new_tokens=3).mean_kl,
+    "dose": lambda m, items: torch.tensor(dose(m, PUSH, items, max_new_tokens=3).kl),
+    "effect": lambda m, items: torch.tensor(sl.effect(m, PUSH, items).change),
+    "stored_pass": lambda m, items: stored_pass(m, items, "blocks.1.hook_resid_post")[:, -1],
+    "contrast": lambda m, items: torch.tensor(len(sl.Contrast(items, ["good"]))),
+}
+
+
+@EACH_HOST
+@pytest.mark.parametrize("taker", TAKERS)
+def test_items_may_come_one_by_one_but_not_alone(host: str, taker: str) -> None:
+    model, take = tiny("llama", host), TAKERS[taker]
+    items = ["good w1 w2", "w2 good w3"]
+    assert torch.equal(take(model, (each for each in items)), take(model, items))
+    for alone in ("good w1 w2", [], iter(())):
+        with pytest.raises(BadInputError, match="a list of one item or more; got '"):
+            take(model, alone)

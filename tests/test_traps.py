@@ -20,7 +20,7 @@ ITEMS = [("good w1", " w2"), ("the sad w5 w6 w7", " good w7 bad w8 w9")]
 
 def direction(site: str = "resid_post", layer: int = 1, seed: int = 0) -> sl.Direction:
     vector = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(seed))
-    return sl.Direction(sl.host.hook_name(site, layer), vector)
+    return sl.Direction(sl.names.hook_name(site, layer), vector)
 
 
 @EACH_HOST

@@ -10,7 +10,7 @@ from torch import Tensor
 from steerlens.components import Components, Place
 from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError
-from steerlens.host import hook_name, split_name
+from steerlens.names import hook_name, split_name
 
 _INSIDE = ("mlp_pre", "mlp_post", "post")
 """Sites whose vectors may be as wide as the stream, and are not in it."""

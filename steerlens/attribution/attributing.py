@@ -13,7 +13,7 @@ from steerlens.attribution.aims import aims
 from steerlens.attribution.gradients import Metric, gradients
 from steerlens.attribution.probing import Folds, folds, head_accuracy, neuron_accuracy
 from steerlens.attribution.scores import Inputs, Writers, head_scores, neuron_scores
-from steerlens.attribution.sides import Read, Side, input_name, places, read
+from steerlens.attribution.sides import Read, input_name, places, read
 from steerlens.attribution.value import Attribution, Scores
 from steerlens.components import Block, Components, Place, components
 from steerlens.contrast import Contrast, check_contrast
@@ -24,6 +24,7 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
+from steerlens.reading import Passages
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def attribute(
     parts = components(model)
     wanted = places(parts)
     along = aims(parts, direction, wanted)
-    items = [Side(model, side, positions) for side in (contrast.positive, contrast.negative)]
-    check_read_alike(*(repr(side.picker) for side in items))
+    items = [Passages(model, side, positions) for side in (contrast.positive, contrast.negative)]
+    check_read_alike(*(repr(side.positions) for side in items))
     positive, negative = (
         read(
             parts,

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.attribution.sides import Side, input_name
+from steerlens.attribution.sides import input_name
 from steerlens.cards import count
 from steerlens.components import Place
 from steerlens.errors import BadInputError
 from steerlens.host import FwdHooks, Host
 from steerlens.passes import one_pass
 from steerlens.positions import Mask
+from steerlens.reading import Passages
 from steerlens.text import Batch
 
 Metric = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, " row"]]
@@ -26,7 +27,7 @@ Metric = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, " row"]]
 
 def gradients(
     model: Host,
-    side: Side,
+    side: Passages,
     differences: Mapping[Place, Float[Tensor, " unit *d_head"]],
     metric: Metric,
     *,
@@ -42,7 +43,7 @@ def gradients(
     anything but one finite number a row, or one that no gradient reaches. Cost: a forward and a
     backward pass an item.
     """
-    bar = tqdm(total=len(side.encoded), desc="gradients", disable=not progress)
+    bar = tqdm(total=len(side), desc="gradients", disable=not progress)
     with bar, torch.inference_mode(False), torch.enable_grad(), frozen(model):
         sums = {place: torch.zeros(len(each)).double() for place, each in differences.items()}
         # what was read in inference mode cannot be saved for a backward pass; its clone can
@@ -51,7 +52,7 @@ def gradients(
             for place, found in _gradients(model, batch, mask, differences, metric).items():
                 sums[place] += found.double().cpu()
             bar.update(len(rows))
-        return {place: (each / len(side.encoded)).float() for place, each in sums.items()}
+        return {place: (each / len(side)).float() for place, each in sums.items()}
 
 
 def _gradients(

@@ -7,7 +7,7 @@ puts into the block's components before anything is averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +21,12 @@ from steerlens.attribution.scores import Inputs
 from steerlens.cards import count
 from steerlens.components import Block, Components, Norm, Place
 from steerlens.errors import HookError
-from steerlens.host import FwdHooks, Host, device_of, hook_name, hook_names
+from steerlens.host import FwdHooks, Host, hook_names
+from steerlens.names import hook_name
 from steerlens.passes import one_pass
-from steerlens.positions import Mask, Positions
-from steerlens.prefixes import pass_room
-from steerlens.reading import Enough, Picker, Reading, pooled
-from steerlens.text import Batch, Item, batches, encode
+from steerlens.positions import Mask
+from steerlens.reading import Enough, Passages, Reading, pooled
+from steerlens.text import Batch
 
 
 def places(parts: Components) -> list[Place]:
@@ -50,27 +50,6 @@ def input_name(place: Place) -> str:
     return hook_name("z" if block == "attn" else "mlp_post", layer)
 
 
-class Side:
-    """The items of one side, and where in each of them to read."""
-
-    def __init__(self, model: Host, items: Sequence[Item], positions: Positions | None) -> None:
-        """Raise BadInputError on items that cannot be encoded, or no clear place to read."""
-        self.model = model
-        self.encoded = [encode(model, item) for item in items]
-        self.picker = Picker(positions, self.encoded)
-
-    def batches(self, batch_tokens: int | None) -> Iterator[tuple[list[int], Batch, Mask]]:
-        """Yield (rows, batch, mask of positions); a pass holds what `collect` gives it."""
-        device = device_of(self.model)
-        for rows, batch in batches(
-            self.model,
-            self.encoded,
-            batch_tokens=batch_tokens or pass_room(self.model),
-            device=device,
-        ):
-            yield rows, batch, self.picker.mask(self.model, batch, rows)
-
-
 @dataclass(frozen=True)
 class Read:
     """What was read of one side: moments of all items, and at most so many examples."""
@@ -89,7 +68,7 @@ class Read:
 
 def read(
     parts: Components,
-    side: Side,
+    side: Passages,
     wanted: Sequence[Place],
     *,
     max_examples: int,
@@ -102,10 +81,10 @@ def read(
     Examples are the same items at every block, a seeded sample of `max_examples`; where a norm
     follows, z is kept twice (as it is, and scaled). Cost: a forward pass without unembedding.
     """
-    kept = sampled(len(side.encoded), max_examples, seed)
+    kept = sampled(len(side), max_examples, seed)
     inputs, heads, neurons = Sink(kept, max_examples), Sink(kept, max_examples), Sink((), 0)
     bar = tqdm(
-        total=len(side.encoded),
+        total=len(side),
         desc=f"reading {count(parts.n_layers, 'layer')} of components",
         disable=not progress,
     )
@@ -119,7 +98,7 @@ def read(
             kept_mb = inputs.megabytes() + heads.megabytes()
             bar.set_postfix_str(f"examples {kept_mb:.0f} MB", refresh=False)
             bar.update(len(rows))
-    positions = repr(side.picker)
+    positions = repr(side.positions)
     scaled_z, scaled_post = heads.activations(positions), neurons.activations(positions)
     scaled = Activations(
         {**scaled_z.moments, **scaled_post.moments},

@@ -13,7 +13,7 @@ from torch import Tensor
 from steerlens.cards import count, number
 from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import hook_name as full_name
+from steerlens.names import hook_name as full_name
 
 Held = TypeVar("Held", bound="Vectors")
 Weights = Sequence[float] | Mapping[str, float] | Float[Tensor, " k"]

@@ -19,7 +19,7 @@ from steerlens.errors import BadInputError
 from steerlens.evaluation.tables import is_table
 from steerlens.formats import from_gguf, gguf
 from steerlens.formats.control_vectors import ARCHITECTURE
-from steerlens.host import split_name
+from steerlens.names import split_name
 from steerlens.provenance import provenances
 from steerlens.views.page import Html
 

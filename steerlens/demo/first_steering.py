@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from steerlens.demo.choosing import Cell, best, completed, propensity, score, steer, sweep
 from steerlens.demo.setting import Setting
 from steerlens.directions import Direction, Directions, find_directions
-from steerlens.evaluation import Completion, completions, divergence
+from steerlens.evaluation import Completion, completions, divergence, random_like
 from steerlens.host import Host
 from steerlens.provenance import provenance
 from steerlens.statistics import Interval, mean_interval, share_interval
@@ -104,8 +104,8 @@ def run(
     up = tests.under(f"steered +{chosen.coeff:.3g}", steer(direction, chosen.coeff), base)
     down = tests.under(f"steered -{chosen.coeff:.3g}", steer(direction, -chosen.coeff), base)
     placebos = [
-        tests.under("random direction", steering, base)
-        for steering in _random_steerings(direction, chosen.coeff, seed)
+        tests.under("random direction", steer(random, chosen.coeff), base)
+        for random in random_like(direction, RANDOM_DIRECTIONS, seed=seed)
     ]
     steering = steer(direction, chosen.coeff)
     with steering.trace(model) as trace:
@@ -159,14 +159,3 @@ class _Tests:
             return torch.tensor([score(verdict) for verdict in verdicts])
         with nullcontext() if steering is None else steering.on(self.model):
             return propensity(self.model, self.setting.test)
-
-
-def _random_steerings(direction: Direction, coeff: float, seed: int) -> list[Steering]:
-    """Random directions of the same norm, at the same place and dose."""
-    generator = torch.Generator().manual_seed(seed + 1)
-    steerings = []
-    for _ in range(RANDOM_DIRECTIONS):
-        vector = torch.randn(direction.vector.shape, generator=generator)
-        vector = vector * (direction.norm / vector.norm())
-        steerings.append(steer(replace(direction, vector=vector, name="random"), coeff))
-    return steerings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from steerlens.cards import count, interval, number, table_card
 from steerlens.directions.direction import Direction
-from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import hook_name, split_name
+from steerlens.errors import BadInputError, UnknownNameError
+from steerlens.names import Key, at_hook, split_name
 
 if TYPE_CHECKING:
     import pandas
@@ -27,18 +27,9 @@ class Directions(Mapping[str, Direction]):
 
     found: Mapping[str, Direction]
 
-    def __getitem__(self, key: str | tuple[str, int]) -> Direction:
+    def __getitem__(self, key: Key) -> Direction:
         """Return the direction at a hook name, or at a (site, layer)."""
-        if not isinstance(key, str | tuple):
-            raise UnknownNameError(f"Give a hook name or (site, layer), not {key!r}.")
-        name = hook_name(*key) if isinstance(key, tuple) else key
-        if name not in self.found:
-            held = f" There are directions at layers {', '.join(map(str, self.layers))}."
-            raise UnknownNameError(
-                f"There is no direction at {name!r}. {nearest(name, self.found).capitalize()}."
-                + held * isinstance(key, tuple)
-            )
-        return self.found[name]
+        return at_hook(self.found, key, "direction")
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over hook names, in the order of the model."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from steerlens.cards import card, interval, number, share
 from steerlens.directions.sae import decoder_rows
 from steerlens.errors import BadInputError
-from steerlens.host import hook_name as full_name
-from steerlens.host import layer_of
+from steerlens.names import hook_name as full_name
+from steerlens.names import layer_of
 from steerlens.provenance import of_several
 from steerlens.statistics import Interval
 

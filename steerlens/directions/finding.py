@@ -22,7 +22,7 @@ from steerlens.directions.pca import pca
 from steerlens.directions.probe import probe
 from steerlens.directions.quality import Finder, measure, oriented
 from steerlens.errors import BadInputError, UnknownNameError, nearest, warn
-from steerlens.host import HookNames, Host
+from steerlens.host import HookNames, Host, dtype_of
 from steerlens.positions import Positions
 from steerlens.provenance import provenance
 
@@ -118,7 +118,8 @@ def find_directions(
             "config": f"at most {max_examples} examples a side, {placebos} placebos, seed {seed}",
         },
     )
-    alike = [hook for hook in positive if positive[hook].same_mean(negative[hook])]
+    dtype = dtype_of(model)
+    alike = [hook for hook in positive if positive[hook].same_mean(negative[hook], dtype)]
     if alike:
         _tell_alike(alike, positive)
     hooks = [hook for hook in positive if hook not in alike]
@@ -138,6 +139,11 @@ def check_read_alike(positive: str, negative: str, give: str = "positions") -> N
 def finder_named(method: str | Finder) -> tuple[Finder, str]:
     """Return a finder and its name. Raises UnknownNameError on a name that is none."""
     if not isinstance(method, str):
+        if not callable(method):
+            raise BadInputError(
+                f"A method to find directions is a name or a function; got {method!r}. Hook points "
+                "are hook_names=[...]."
+            )
         return method, getattr(method, "__name__", "a function")
     if method not in FINDERS:
         raise UnknownNameError(

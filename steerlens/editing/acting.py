@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from steerlens.host import Host, check_hook_name, device_of
 from steerlens.passes import one_pass
 from steerlens.provenance import check_same_model
 from steerlens.reading import Enough
-from steerlens.text import Batch, Item, batches, encode, token_strings
+from steerlens.text import Batch, Item, batches, encode_all, token_strings
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Acting:
 
 
 def acting(
-    edit: Edit, model: Host, items: Sequence[Item], component: str, *, batch_tokens: int = 4096
+    edit: Edit, model: Host, items: Iterable[Item], component: str, *, batch_tokens: int = 4096
 ) -> Acting:
     """Return what the edit of one component adds along v at every token.
 
@@ -64,12 +64,10 @@ def acting(
     >>> len(found.tokens[0]) == len(found.values[0])
     True
     """
-    if isinstance(items, str) or not len(items):
-        raise BadInputError(f"Tokens are read in a list of one item or more; got {items!r}.")
     factors, row = _factors_of(edit, component)
     check_same_model(model, edit.provenance, "The edit")
     name = check_hook_name(model, input_name(factors.place))
-    encoded = [encode(model, item) for item in items]
+    encoded = encode_all(model, items, "Tokens are read in")
     values: dict[int, Tensor] = {}
     device = device_of(model)
     for rows, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device):

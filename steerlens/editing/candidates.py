@@ -22,7 +22,7 @@ from steerlens.editing.factors import Factors, Place
 from steerlens.editing.value import Edit
 from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
-from steerlens.host import Host, check_hook_name
+from steerlens.host import Host, check_hook_name, dtype_of
 from steerlens.positions import Positions
 from steerlens.provenance import provenance
 from steerlens.text import Encoded, Item, encode
@@ -158,7 +158,8 @@ def candidates(
         )
         for side in _sides(contrast, paired_prompt)
     ]
-    if along is None and all(sides[0][name].same_mean(sides[1][name]) for name in names):
+    dtype = dtype_of(model)
+    if along is None and all(sides[0][name].same_mean(sides[1][name], dtype) for name in names):
         raise BadInputError(
             f"Both sides read the same at every block, positions {sides[0].positions}. Where "
             "prompts are alike and answers have one token, what predicts these is the prompt "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from steerlens.editing.weights import writable
 from steerlens.errors import BadInputError
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.passes import one_pass
-from steerlens.text import Batch, Item, batches, encode
+from steerlens.text import Batch, Item, batches, encode_all
 
 if TYPE_CHECKING:
     import pandas
@@ -90,14 +90,12 @@ class Certificate:
 
 
 def certify(
-    edit: Edit, model: Host, prompts: Sequence[Item], *, batch_tokens: int = 4096
+    edit: Edit, model: Host, prompts: Iterable[Item], *, batch_tokens: int = 4096
 ) -> Certificate:
     """Compare the edit as hooks with the edit in the weights; see `Edit.certify`."""
     import pandas
 
-    if isinstance(prompts, str) or not len(prompts):
-        raise BadInputError(f"An edit is certified on a list of prompts; got {prompts!r}.")
-    encoded = [encode(model, item) for item in prompts]
+    encoded = encode_all(model, prompts, "An edit is certified on")
     watched, steering = watches(edit.factors), edit.as_steering(model)
     change = difference = largest = 0.0
     for _, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model)):

@@ -16,7 +16,7 @@ from steerlens.components import Place as Place
 from steerlens.components import label
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import hook_name
+from steerlens.names import hook_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,9 @@ from steerlens.components import components
 from steerlens.directions import Direction
 from steerlens.editing.factors import Embeddings, Factors, Gates
 from steerlens.errors import BadInputError
-from steerlens.host import Host, hook_name
+from steerlens.host import Host
 from steerlens.interventions import Intervention
+from steerlens.names import hook_name
 from steerlens.positions import every_token
 from steerlens.signals import Constant, Readout, Reciprocal, Signal, product
 from steerlens.steering import Steering, together

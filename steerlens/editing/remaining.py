@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.editing.factors import Factors
-from steerlens.host import FwdHooks, hook_name
+from steerlens.host import FwdHooks
+from steerlens.names import hook_name
 
 if TYPE_CHECKING:
     import pandas

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,7 +126,7 @@ class Edit:
             handle.undo()
 
     def certify(
-        self, model: Host, prompts: Sequence[Item], *, batch_tokens: int = 4096
+        self, model: Host, prompts: Iterable[Item], *, batch_tokens: int = 4096
     ) -> Certificate:
         """Compare the edit as hooks with the edit in the weights, on some prompts.
 
@@ -157,6 +157,13 @@ class Edit:
         of logits between a fresh load and the edited weights. Raises BadInputError where the
         model's weights are not the checkpoint's (norms folded, weights centred, fine-tuned in
         memory), saying how to load it instead; then nothing is written.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> from steerlens.demo.model import FOLDER
+        >>> edit = sl.steer2edit(model, contrast, rho_mlp=None, progress=False)
+        >>> with TemporaryDirectory() as folder:
+        ...     print(edit.export(model, f"{folder}/edited", checkpoint=FOLDER))
+        Exported('edited', float32; a fresh load gives the edited logits to ...)
         """
         from steerlens.editing.exporting import export
 

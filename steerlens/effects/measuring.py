@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 import torch
@@ -18,17 +18,18 @@ from steerlens.effects.reading import read
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.effects.responses import Responses, responses
 from steerlens.errors import BadInputError, warn
-from steerlens.host import Host, device_of, hook_name
+from steerlens.host import Host, device_of
 from steerlens.moments import Moments
+from steerlens.names import hook_name
 from steerlens.rows import at_rows
 from steerlens.steering import Steering, check_steering
-from steerlens.text import Encoded, Item, batches, encode
+from steerlens.text import Item, batches, encode_all
 
 
 def effect(
     model: Host,
     steering: Steering,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     metric: Metric = None,
     *,
     direction: Direction | Mapping[str, Direction] | None = None,
@@ -58,7 +59,7 @@ def effect(
     True
     """
     check_steering(steering)
-    encoded, weights = encoded_prompts(model, prompts), components(model)
+    encoded, weights = encode_all(model, prompts, "An effect is measured on"), components(model)
     asked = readout(model, encoded, metric)
     aims = _aims(direction, weights.n_layers)
     sink = _Sink()
@@ -86,13 +87,6 @@ def effect(
         parts=sink.of("parts", "whole", *SUMMED, "neurons"),
         responses=sink.of("responses", *(each.name for each in fields(Responses))),
     )
-
-
-def encoded_prompts(model: Host, prompts: Sequence[Item]) -> list[Encoded]:
-    """Return prompts as tokens. Raises BadInputError without any, and on one text alone."""
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or len(prompts) == 0:
-        raise BadInputError(f"An effect is measured on a list of prompts; got {prompts!r}.")
-    return [encode(model, each) for each in prompts]
 
 
 def _warn_of_rest(sink: _Sink, dtype: torch.dtype) -> None:

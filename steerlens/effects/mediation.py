@@ -6,7 +6,7 @@ do more, by what later components read of it: holding it at its base value takes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.cards import card, count
-from steerlens.effects.measuring import by_prompt, encoded_prompts
+from steerlens.effects.measuring import by_prompt
 from steerlens.effects.readout import MEANING, Metric, readout, scored
 from steerlens.host import FwdHooks, Host, device_of
 from steerlens.moments import Moments
@@ -24,7 +24,7 @@ from steerlens.passes import hooked, keeping, one_pass
 from steerlens.rows import at_rows
 from steerlens.statistics import largest
 from steerlens.steering import Steering, check_steering, under
-from steerlens.text import Batch, Item, batches
+from steerlens.text import Batch, Item, batches, encode_all
 
 if TYPE_CHECKING:
     import pandas
@@ -105,7 +105,7 @@ def _at(place: Place) -> tuple[int, int]:
 def mediation(
     model: Host,
     steering: Steering,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     metric: Metric = None,
     *,
     alone: bool = True,
@@ -129,7 +129,7 @@ def mediation(
     torch.Size([6, 9])
     """
     check_steering(steering)
-    encoded = encoded_prompts(model, prompts)
+    encoded = encode_all(model, prompts, "An effect is measured on")
     asked = readout(model, encoded, metric)
     every = [
         (layer, head)

@@ -18,7 +18,8 @@ from steerlens.cards import card
 from steerlens.components import Norm, components
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import STREAM, Host, split_name
+from steerlens.host import Host
+from steerlens.names import STREAM, split_name
 from steerlens.statistics import largest
 
 if TYPE_CHECKING:

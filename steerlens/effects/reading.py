@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.errors import HookError
-from steerlens.host import STREAM, FwdHooks, Host, hook_name
+from steerlens.host import FwdHooks, Host
+from steerlens.names import STREAM, hook_name
 from steerlens.passes import hooked, keeping, one_pass
 from steerlens.steering import Steering, under
 from steerlens.text import Batch

@@ -111,9 +111,10 @@ def answer_pairs(given: Answers | Sequence[Answers], count: int) -> list[Answers
     """
     if len(given) == 2 and all(isinstance(each, str) for each in given):
         return [(str(given[0]), str(given[1]))] * count
-    wrong = next((each for each in given if isinstance(each, str | int) or len(each) != 2), None)
-    if wrong is not None:
-        raise BadInputError(f"Answers come in pairs, such as (' good', ' bad'); got {wrong!r}.")
+    for pair in given:
+        two = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+        if not two or not all(isinstance(each, str) for each in pair):
+            raise BadInputError(f"Answers are pairs of texts: (' good', ' bad'); got {pair!r}.")
     if len(given) != count:
         raise BadInputError(
             f"{len(given)} pairs of answers do not fit {count} prompts. Give one each, or one "

@@ -8,7 +8,7 @@ that is slow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, log, pi
 from typing import TYPE_CHECKING
@@ -84,9 +84,9 @@ class Calibrated:
 def calibrate(
     steering: Steering,
     model: Host,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     kl: float = 0.5,
-    control: Sequence[Item] | None = None,
+    control: Iterable[Item] | None = None,
     *,
     coeffs: Sequence[float] | None = None,
     sign: int = 1,

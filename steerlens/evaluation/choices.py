@@ -13,11 +13,11 @@ from torch import Tensor
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.scoring import token_log_probs
-from steerlens.evaluation.tasks import Scores, filled, one_of, taken, told
+from steerlens.evaluation.tasks import Scores, one_of, taken, told
 from steerlens.host import Host
 from steerlens.rows import Family
 from steerlens.steering import Steering
-from steerlens.text import Encoded, Item, Prompt, encode
+from steerlens.text import Encoded, Item, Prompt, encode, listed
 
 T = TypeVar("T", bound="_OfChoices")
 Length = Literal["raw", "token", "byte"]
@@ -111,7 +111,7 @@ class MultipleChoice(_OfChoices):
 
     def __post_init__(self) -> None:
         """Raise BadInputError without items, UnknownNameError on another measure or length."""
-        object.__setattr__(self, "items", filled(self.name, self.items))
+        object.__setattr__(self, "items", listed(self.items, f"Task {self.name!r} needs"))
         one_of("measure", self.measure, get_args(Measure))
         one_of("length", self.length, get_args(Length))
 
@@ -170,7 +170,7 @@ class Propensity(_OfChoices):
 
         Raises UnknownNameError on another measure.
         """
-        object.__setattr__(self, "items", filled(self.name, self.items))
+        object.__setattr__(self, "items", listed(self.items, f"Task {self.name!r} needs"))
         one_of("measure", self.measure, get_args(Leaning))
         for number, item in enumerate(self.items):
             if len(item.options) != 2:

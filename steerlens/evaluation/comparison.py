@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -13,14 +13,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.cards import card, number
-from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import Completion, completions
 from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.predicting import log_probs_at, scored_at
 from steerlens.host import Host, device_of
 from steerlens.signals import Rows
 from steerlens.steering import Steering, under
-from steerlens.text import Encoded, Item, pad
+from steerlens.text import Encoded, Item, listed, pad
 
 if TYPE_CHECKING:
     import pandas
@@ -129,7 +128,7 @@ class Comparison:
 def compare(
     model: Host,
     steering: Steering,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     *,
     max_new_tokens: int = 32,
     temperature: float = 1.0,
@@ -159,8 +158,7 @@ def compare(
     >>> compare(model, 0 * steering, ["a good day"], max_new_tokens=8).first_difference
     (None,)
     """
-    if not prompts:
-        raise BadInputError("There are no prompts to complete. Give a list of one or more.")
+    prompts = listed(prompts, "Completions are compared on")
     base, steered = (
         completions(
             model,

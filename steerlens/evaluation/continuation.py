@@ -11,10 +11,11 @@ import torch
 
 from steerlens.errors import BadInputError
 from steerlens.evaluation.generation import Completion, completions
-from steerlens.evaluation.tasks import Scores, filled, taken, told
+from steerlens.evaluation.tasks import Scores, taken, told
 from steerlens.host import Host
+from steerlens.rows import check_coeffs
 from steerlens.steering import Steering
-from steerlens.text import Item
+from steerlens.text import Item, listed
 
 VERDICTS = {"positive": 1.0, "neutral": 0.0, "negative": -1.0}
 """What each verdict in words counts; `unparsed` is none of them."""
@@ -57,7 +58,7 @@ class Continuation:
 
     def __post_init__(self) -> None:
         """Raise BadInputError without prompts, and where `numbers` are not one a prompt."""
-        object.__setattr__(self, "prompts", filled(self.name, self.prompts))
+        object.__setattr__(self, "prompts", listed(self.prompts, f"Task {self.name!r} needs"))
         numbers = tuple(range(len(self.prompts)) if self.numbers is None else self.numbers)
         if len(numbers) != len(self.prompts):
             raise BadInputError(
@@ -88,6 +89,7 @@ class Continuation:
         seed: int = 0,
     ) -> list[list[Completion]]:
         """Return the completions, a list for each coefficient, all as rows of a few batches."""
+        check_coeffs(coeffs)
         times = 1 if steering is None else len(coeffs)
         assert self.numbers is not None
         made = completions(

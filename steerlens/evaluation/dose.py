@@ -6,7 +6,7 @@ direction, layer and transform, a nat means the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,9 +72,9 @@ class Dose:
 def dose(
     model: Host,
     steering: Steering,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     *,
-    control: Sequence[Item] | None = None,
+    control: Iterable[Item] | None = None,
     max_new_tokens: int = 24,
     seed: int = 0,
     batch_tokens: int = 4096,
@@ -113,10 +113,10 @@ def dose(
 def doses(
     model: Host,
     steering: Steering,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     coeffs: Sequence[float],
     *,
-    control: Sequence[Item] | None = None,
+    control: Iterable[Item] | None = None,
     max_new_tokens: int = 24,
     seed: int = 0,
     batch_tokens: int = 4096,
@@ -139,7 +139,7 @@ def doses(
 
 def forced(
     model: Host,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     max_new_tokens: int,
     seed: int,
     batch_tokens: int,
@@ -158,10 +158,11 @@ def measured(
     progress: bool = False,
 ) -> tuple[Dose, ...]:
     """Return the dose at each coefficient, with its collateral."""
+    nats = on.nats(steering, coeffs, progress)
     others: Sequence[Dose | None] = [None] * len(coeffs)
     if beside is not None:
         others = measured(steering, coeffs, beside, None, progress)
-    return _doses(on.nats(steering, coeffs, progress), coeffs, others)
+    return _doses(nats, coeffs, others)
 
 
 def mean_nats(nats: Nats) -> Float[Tensor, " coeff"]:

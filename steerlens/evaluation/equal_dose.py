@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -23,7 +23,7 @@ from steerlens.evaluation.tasks import Scores, Task, check_task, contents
 from steerlens.host import Host
 from steerlens.statistics import holm, paired_difference
 from steerlens.steering import Steering
-from steerlens.text import Item
+from steerlens.text import Item, listed
 
 Methods = Mapping[str, Steering | Sequence[Steering]]
 """Steerings by name; of several under one name the best on validation items is taken."""
@@ -35,10 +35,10 @@ def at_equal_dose(
     model: Host,
     methods: Methods,
     task: Task,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     *,
     kl: float = 0.2,
-    control: Sequence[Item] | None = None,
+    control: Iterable[Item] | None = None,
     choose_on: Task | None = None,
     lower: bool = False,
     placebos: int | None = None,
@@ -82,6 +82,8 @@ def at_equal_dose(
     if choose_on is not None:
         check_task(choose_on, "choose_on")
     candidates = _candidates(methods, task, choose_on)
+    prompts = listed(prompts, "A dose is calibrated on")
+    control = None if control is None else listed(control, "The collateral is measured on")
     _warn_of_shared(task, prompts)
     twins = 20 * len(candidates) - 1 if placebos is None else placebos
     kinds = dict(others or {})

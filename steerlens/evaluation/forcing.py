@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,10 +17,10 @@ from steerlens.evaluation.metrics import kl
 from steerlens.evaluation.predicting import log_probs_at, repeated, scored_at
 from steerlens.host import Host, check_model, device_of, token_id
 from steerlens.interventions import Strength
-from steerlens.rows import at_rows
+from steerlens.rows import at_rows, check_coeffs
 from steerlens.running import running
 from steerlens.steering import Steering
-from steerlens.text import Batch, Encoded, Item, batches, encode
+from steerlens.text import Batch, Encoded, Item, batches, encode, listed
 from steerlens.trace import Trace
 
 KEPT = 2**26
@@ -29,7 +29,7 @@ KEPT = 2**26
 
 def base_items(
     model: Host,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     *,
     max_new_tokens: int = 24,
     seed: int = 0,
@@ -47,8 +47,7 @@ def base_items(
     True
     """
     check_model(model)
-    if isinstance(prompts, str) or not prompts:
-        raise BadInputError(f"A dose needs a list of one prompt or more; got {prompts!r}.")
+    prompts = listed(prompts, "A dose is measured on")
     items = [encode(model, prompt) for prompt in prompts]
     bare = [i for i, item in enumerate(items) if len(item.tokens) == item.prompt_length]
     if bare:
@@ -126,8 +125,7 @@ class Forced:
         Raises BadInputError where it has another number of them. Cost: a pass a coefficient and
         item, and one more where the base model's word is not kept.
         """
-        if len(coeffs) == 0:
-            raise BadInputError("There are no coefficients to price: give one or more.")
+        check_coeffs(coeffs)
         times, values = len(coeffs), torch.zeros(len(coeffs), int(self.counts.sum()))
         starts = (self.counts.cumsum(0) - self.counts).tolist()
         sums, written = torch.zeros(times), torch.zeros(times)
@@ -135,7 +133,7 @@ class Forced:
         for rows, batch in bar:
             scored = scored_at(batch)
             base = self._base_log_probs(rows, batch, scored)
-            scale = torch.tensor(coeffs).repeat_interleave(len(rows))
+            scale = torch.as_tensor(coeffs).repeat_interleave(len(rows))
             here = at_rows(steering, rows, times, len(self.items)) * scale
             shares = _Shares(here)
             with running(here.expression, self.model, trace=shares, may_miss=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from steerlens.errors import BadInputError
 from steerlens.evaluation.dice import Dice, thrown
 from steerlens.host import Host, device_of, is_bridge, need_tokenizer, token_id, warn_of_dropout
+from steerlens.rows import check_coeffs
 from steerlens.steering import Steering, check_steering
-from steerlens.text import Encoded, Item, encode
+from steerlens.text import Encoded, Item, encode, listed
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Completion:
 
 def completions(
     model: Host,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     steering: Steering | None = None,
     *,
     coeffs: Sequence[float] | None = None,
@@ -71,8 +72,9 @@ def completions(
     warn_of_dropout(model)
     if steering is not None:
         check_steering(steering)
-    if isinstance(prompts, str):
-        raise BadInputError(f"{prompts[:40]!r} is one text; give a list of prompts.")
+    prompts = listed(prompts, "Completions are written for")
+    if coeffs is not None:
+        check_coeffs(coeffs)
     if coeffs is not None and (steering is None or len(coeffs) != len(prompts)):
         raise BadInputError(
             f"{len(coeffs)} coeffs need a steering and as many prompts, of which there are "

@@ -22,8 +22,9 @@ from steerlens.directions import Direction, Directions, mean_difference
 from steerlens.directions.finding import finder_named
 from steerlens.directions.quality import Finder, Sides, oriented
 from steerlens.errors import BadInputError
-from steerlens.host import STREAM, Host, split_name
+from steerlens.host import Host
 from steerlens.interventions import Intervention, mapped
+from steerlens.names import STREAM, split_name
 from steerlens.positions import Positions
 from steerlens.steering import Steering
 from steerlens.transforms import Transform

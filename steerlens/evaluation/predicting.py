@@ -95,7 +95,7 @@ def _rows_on(
     if steering is None:
         yield
         return
-    scale = torch.tensor(coeffs).repeat_interleave(rows)
+    scale = torch.as_tensor(coeffs).repeat_interleave(rows)
     if isinstance(steering, Family):
         _check_members(steering, coeffs)
         steering = steering.over(rows)

@@ -6,7 +6,7 @@ Items tell where the prompt ends, so every position selector means here what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,13 +21,13 @@ from steerlens.evaluation.predicting import (
     steered_log_probs,
 )
 from steerlens.host import Host, check_model, device_of
-from steerlens.rows import Family
+from steerlens.rows import Family, check_coeffs
 from steerlens.steering import Steering
-from steerlens.text import Batch, Encoded, Item, batches, encode
+from steerlens.text import Batch, Encoded, Item, batches, encode_all
 
 
 def log_probability(
-    model: Host, items: Sequence[Item], *, batch_tokens: int = 2048
+    model: Host, items: Iterable[Item], *, batch_tokens: int = 2048
 ) -> Float[Tensor, " item"]:
     """Return the mean log-probability, in nats a token, of each item's completion.
 
@@ -46,7 +46,7 @@ def log_probability(
     return torch.cat([values.mean(1) for values in each])
 
 
-def perplexity(model: Host, items: Sequence[Item], *, batch_tokens: int = 2048) -> float:
+def perplexity(model: Host, items: Iterable[Item], *, batch_tokens: int = 2048) -> float:
     """Return the perplexity of the completions, each item weighing the same.
 
     >>> perplexity(model, [("a good day", " and a cat")]) > 1
@@ -58,7 +58,7 @@ def perplexity(model: Host, items: Sequence[Item], *, batch_tokens: int = 2048) 
 def divergence(
     model: Host,
     steering: Steering | Family,
-    items: Sequence[Item],
+    items: Iterable[Item],
     coeffs: Sequence[float] = (1.0,),
     *,
     batch_tokens: int = 2048,
@@ -79,7 +79,7 @@ def divergence(
 def token_divergences(
     model: Host,
     steering: Steering | Family,
-    items: Sequence[Item],
+    items: Iterable[Item],
     coeffs: Sequence[float] = (1.0,),
     *,
     batch_tokens: int = 2048,
@@ -104,7 +104,7 @@ def token_divergences(
 
 def token_entropies(
     model: Host,
-    items: Sequence[Item],
+    items: Iterable[Item],
     steering: Steering | None = None,
     coeffs: Sequence[float] = (1.0,),
     *,
@@ -129,7 +129,7 @@ def token_entropies(
 
 def token_log_probs(
     model: Host,
-    items: Sequence[Item],
+    items: Iterable[Item],
     steering: Steering | Family | None = None,
     coeffs: Sequence[float] = (1.0,),
     *,
@@ -164,7 +164,7 @@ def token_log_probs(
 
 def _by_token(
     model: Host,
-    items: Sequence[Item],
+    items: Iterable[Item],
     coeffs: Sequence[float],
     batch_tokens: int,
     measure: Callable[[Batch, Bool[Tensor, "batch pos"]], Float[Tensor, "coeff scored"]],
@@ -176,24 +176,19 @@ def _by_token(
         scored = scored_at(batch)
         parts = torch.split(measure(batch, scored).cpu(), scored.sum(1).tolist(), dim=1)
         values.update(zip(rows, parts, strict=True))
-    return [values[number] for number in range(len(items))]
+    return [values[number] for number in range(len(encoded))]
 
 
 def _room(coeffs: Sequence[float], batch_tokens: int) -> int:
     """How many tokens of items a batch holds that repeats them for every coefficient."""
-    if not isinstance(coeffs, Sized) or len(coeffs) == 0:
-        raise BadInputError(
-            f"There are no coefficients to score at in {coeffs!r}. Give a list of them, [0, 2]."
-        )
+    check_coeffs(coeffs)
     return max(1, batch_tokens // len(coeffs))
 
 
-def _completed(model: Host, items: Sequence[Item]) -> list[Encoded]:
+def _completed(model: Host, items: Iterable[Item]) -> tuple[Encoded, ...]:
     """The items' tokens. Raises BadInputError on one that has no completion, or no prompt."""
     check_model(model)
-    if not items:
-        raise BadInputError("There are no items to score. Give (prompt, completion) items.")
-    encoded = [encode(model, item) for item in items]
+    encoded = encode_all(model, items, "Scores are given to")
     for number, item in enumerate(encoded):
         if len(item.tokens) == item.prompt_length:
             raise BadInputError(

@@ -102,7 +102,7 @@ def steering_sweep(
     coeffs: Sequence[float],
     *,
     utility: Task | None = None,
-    neutral: Sequence[Item] = (),
+    neutral: Iterable[Item] = (),
     each_item: bool = False,
     seed: int = 0,
     name: str | None = None,
@@ -143,7 +143,7 @@ def steering_sweep(
     if not factors or len(set(factors)) < len(factors):
         fact = "are twice among" if factors else "are no"
         raise BadInputError(f"There {fact} coefficients to try. Give coeffs=[...], each once.")
-    made = cache(make)
+    made, neutral = cache(make), tuple(neutral)
 
     def run(layer: int) -> Rows:
         measured = _measured(model, made(layer), task, utility, neutral, factors, seed)

@@ -20,7 +20,7 @@ from steerlens.errors import BadInputError, UnknownNameError, nearest
 from steerlens.evaluation.scoring import divergence, token_log_probs
 from steerlens.host import Host
 from steerlens.steering import Steering
-from steerlens.text import Encoded, Item, encode
+from steerlens.text import Encoded, Item, encode, listed
 
 T = TypeVar("T")
 Cost = Literal["log_probability", "kl"]
@@ -118,7 +118,7 @@ class Neutral:
 
     def __post_init__(self) -> None:
         """Raise BadInputError without texts, UnknownNameError on another measure."""
-        object.__setattr__(self, "texts", filled(self.name, self.texts))
+        object.__setattr__(self, "texts", listed(self.texts, f"Task {self.name!r} needs"))
         one_of("measure", self.measure, get_args(Cost))
 
     def __len__(self) -> int:
@@ -189,15 +189,6 @@ def told(task: Any, noun: str, how: str) -> str:
 def contents(task: Task) -> set[str]:
     """Return what a task's items are, as texts to compare with another's."""
     return {repr(each) for each in getattr(task, "items", None) or task.prompts}
-
-
-def filled(name: str, items: Sequence[T]) -> tuple[T, ...]:
-    """Return items as a tuple. Raises BadInputError where there are none, or one text only."""
-    if isinstance(items, str):
-        raise BadInputError(f"Task {name!r} is given one text; give a list of them.")
-    if len(items) == 0:
-        raise BadInputError(f"Task {name!r} has no items. Give one or more.")
-    return tuple(items)
 
 
 def taken(name: str, items: Sequence[T], indices: Sequence[int]) -> tuple[T, ...]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from steerlens.directions import Direction, Directions
 from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import hook_name, split_name
 from steerlens.interventions import Intervention
+from steerlens.names import hook_name, split_name
 from steerlens.positions import every_token
 from steerlens.signals import Constant
 from steerlens.steering import Steering

@@ -23,8 +23,9 @@ from operator import add as sum_of
 from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import Host, hook_name, need_tokenizer, token_id
+from steerlens.host import Host, need_tokenizer, token_id
 from steerlens.methods.signing import signed
+from steerlens.names import hook_name
 from steerlens.positions import index
 from steerlens.provenance import made_by
 from steerlens.steering import Steering

@@ -37,9 +37,10 @@ from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
 from steerlens.directions.finding import check_read_alike
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import Host, hook_name, is_bridge, layer_of
+from steerlens.host import Host, dtype_of, is_bridge
 from steerlens.interventions import OPEN, Expression
 from steerlens.methods.signing import signed
+from steerlens.names import hook_name, layer_of
 from steerlens.positions import Positions
 from steerlens.provenance import made_by, worded
 from steerlens.signals import Projection
@@ -211,7 +212,7 @@ def plane(
     )
     check_read_alike(positive.positions, negative.positions, "read=...")
     for name in names:
-        if positive[name].same_mean(negative[name]):
+        if positive[name].same_mean(negative[name], dtype_of(model)):
             raise BadInputError(
                 f"Both sides read the same at {name!r}, positions {positive.positions}. Give "
                 "read=..., where the texts differ."

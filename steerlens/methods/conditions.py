@@ -20,7 +20,7 @@ from steerlens.contrast import Contrast
 from steerlens.directions import Direction, find_directions
 from steerlens.errors import BadInputError, warn
 from steerlens.host import Host
-from steerlens.host import hook_name as full_name
+from steerlens.names import hook_name as full_name
 from steerlens.positions import Positions
 from steerlens.signals import At, OfPrompt, ProjectedCosine, Threshold
 from steerlens.signals.projected import projected_cosine

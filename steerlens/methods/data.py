@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steerlens.contrast import Contrast, digest
 from steerlens.errors import BadInputError
-from steerlens.text import Item
+from steerlens.text import Item, listed
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,18 +27,16 @@ class Sets:
     control: tuple[Item, ...] = ()
 
     def __init__(
-        self, source: Sequence[Item], target: Sequence[Item], control: Sequence[Item] = ()
+        self, source: Iterable[Item], target: Iterable[Item], control: Iterable[Item] = ()
     ) -> None:
         """Raise BadInputError on an empty source or target, or text where a list should be."""
-        for name, items in (("source", source), ("target", target), ("control", control)):
-            if isinstance(items, str):
-                raise BadInputError(f"The {name} set is a list of items; got one text.")
-            object.__setattr__(self, name, tuple(items))
-        if not self.source or not self.target:
-            raise BadInputError("The source and target sets hold one item or more each.")
+        more = control if isinstance(control, str) else tuple(control)
+        object.__setattr__(self, "source", listed(source, "The source set is"))
+        object.__setattr__(self, "target", listed(target, "The target set is"))
+        object.__setattr__(self, "control", listed(more, "The control set is") if more else ())
 
     @classmethod
-    def of(cls, contrast: Contrast, control: Sequence[Item] = ()) -> Sets:
+    def of(cls, contrast: Contrast, control: Iterable[Item] = ()) -> Sets:
         """Return sets that lead from a contrast's negative side to its positive side."""
         return cls(contrast.negative, contrast.positive, control)
 

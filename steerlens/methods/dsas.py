@@ -43,9 +43,9 @@ from steerlens.methods.gates import Gate, Gates, looked_at
 from steerlens.methods.gating import Folded, Rows, accuracy, fitted, held_out_accuracy
 from steerlens.positions import Positions, selector
 from steerlens.provenance import made_by
-from steerlens.reading import Picker
+from steerlens.reading import Passages
 from steerlens.steering import Steering
-from steerlens.text import Encoded, Item, encode, pad
+from steerlens.text import Encoded, Item, pad
 from steerlens.verbs import add
 
 Base = Steering | Callable[..., Steering]
@@ -223,11 +223,10 @@ def _prefixes(
 
     What a token's activation is, nothing after it tells; so a token is read as the end of a text.
     """
-    encoded = [encode(model, item) for item in items]
-    picker = Picker(config.read, encoded)
+    passages = Passages(model, items, config.read)
     prefixes, texts = [], []
-    for row, each in enumerate(encoded):
-        picked = picker.mask(model, pad(model, [each], device_of(model)), [row])[0]
+    for row, each in enumerate(passages.encoded):
+        picked = passages.mask(pad(model, [each], device_of(model)), [row])[0]
         places = picked.nonzero().flatten().tolist()
         for i in sampled(len(places), config.tokens_per_text, config.seed + row):
             end = places[i] + 1

@@ -144,7 +144,7 @@ def train(
     data = Sets.read(data, "E2E-DSAS")
     control = split(data.need_control("E2E-DSAS"), config.validation, config.seed)
     with gradients(model):
-        texts = [Texts.of(model, part, "everywhere") for part in control if part]
+        texts = [Texts(model, part, "everywhere") for part in control if part]
         both = matchings(model, data, places(model, config.sites), config, progress)
         maps = both[0].maps()
         gates = [LiveGate.beside(each, config.gate) for each in maps]
@@ -192,7 +192,7 @@ def disturbance(
     Summed over hook points, each in its units; BOS is left out. Of texts drawn at random; of all
     without a generator.
     """
-    rows = drawn(len(control.encoded), batch, generator)
+    rows = drawn(len(control), batch, generator)
     moved, tokens = [], 0
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]

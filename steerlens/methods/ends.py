@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from steerlens.activations import Activations, collect
 from steerlens.errors import BadInputError
 from steerlens.host import Host
-from steerlens.text import Encoded, Item, encode, whole
+from steerlens.text import Encoded, Item, encode_all, whole
 
 
-def prompts_of(model: Host, items: Sequence[Item]) -> tuple[Encoded, ...]:
+def prompts_of(model: Host, items: Iterable[Item]) -> tuple[Encoded, ...]:
     """Return the prompts of items, their completions left out.
 
     Raises BadInputError without items, and on an item that has no prompt.
     """
-    if isinstance(items, str) or not len(items):
-        raise BadInputError("Give a list of prompts, one or more.")
-    encoded = [encode(model, item) for item in items]
+    encoded = encode_all(model, items, "Prompts are read from")
     for number, each in enumerate(encoded):
         if each.prompt_length == 0:
             raise BadInputError(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from steerlens.cards import card, count, number, share
 from steerlens.directions import Direction
-from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import layer_of
+from steerlens.errors import BadInputError
 from steerlens.interventions import Intervention, mapped, only
 from steerlens.methods.gating import Folded
 from steerlens.methods.signing import signed
+from steerlens.names import Key, at_hook, layer_of
 from steerlens.signals import Constant, OfPrompt, Probe, Signal, Threshold, Value, product, signal
 from steerlens.steering import Steering
 
@@ -98,13 +98,9 @@ class Gates:
     """Whether gates are multiplied by max(0, 2 accuracy - 1)."""
     provenance: Mapping[str, str] = field(default_factory=dict)
 
-    def __getitem__(self, hook_name: str) -> Gate:
-        """Return the gate at a hook point. Raises UnknownNameError where there is none."""
-        by_name = {gate.hook_name: gate for gate in self.found}
-        if hook_name not in by_name:
-            near = nearest(hook_name, by_name).capitalize()
-            raise UnknownNameError(f"There is no gate at {hook_name!r}. {near}.")
-        return by_name[hook_name]
+    def __getitem__(self, key: Key) -> Gate:
+        """Return the gate at a hook name, or at a (site, layer); UnknownNameError without one."""
+        return at_hook({gate.hook_name: gate for gate in self.found}, key, "gate")
 
     @property
     def kept(self) -> tuple[str, ...]:

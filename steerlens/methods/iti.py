@@ -27,9 +27,10 @@ from steerlens.attribution.probing import FEWEST, folds, head_accuracy
 from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
-from steerlens.host import Host, hook_names
+from steerlens.host import Host, dtype_of, hook_names
 from steerlens.methods.ends import at_ends
 from steerlens.methods.signing import signed
+from steerlens.moments import rounding
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
 from steerlens.steering import Steering
@@ -130,7 +131,7 @@ def probed(
     for name in tqdm(names, desc="probes", disable=not progress):
         sides = up.examples[name], down.examples[name]
         accuracy.append(head_accuracy(*sides, parts))
-        found, distance = moves(*sides)
+        found, distance = moves(*sides, dtype_of(model))
         vectors.append(found)
         apart.append(distance)
     ranks = torch.stack(accuracy), torch.stack(apart)
@@ -143,19 +144,25 @@ def probed(
 
 
 def moves(
-    positive: Float[Tensor, "positive head d_head"], negative: Float[Tensor, "negative head d_head"]
+    positive: Float[Tensor, "positive head d_head"],
+    negative: Float[Tensor, "negative head d_head"],
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "head d_head"], Float[Tensor, " head"]]:
     """Return sigma theta of each head, and how many sigmas the sides' means lie apart.
 
     theta is the unit vector along the difference of means, sigma the standard deviation of all
-    activations of both sides along it; a head whose means are the same gets 0.
+    activations of both sides along it; a head whose means are the same, but for rounding in the
+    model's dtype, gets 0.
 
     >>> moves(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]]))
     (tensor([[1., 0.]]), tensor([2.]))
     """
-    gap = positive.mean(0) - negative.mean(0)
+    mean = positive.mean(0)
+    gap = mean - negative.mean(0)
     length = gap.norm(dim=-1)
-    theta = gap / length.clamp_min(1e-30)[:, None]
+    least = rounding(dtype, min(len(positive), len(negative))) * mean.norm(dim=-1)
+    length = torch.where(length > least, length, 0)
+    theta = torch.where(length[:, None] > 0, gap / length.clamp_min(1e-30)[:, None], 0)
     along = torch.einsum("nhd,hd->nh", torch.cat([positive, negative]), theta)
     sigma = along.std(0, correction=0)
     apart = torch.where(length > 0, length / sigma.clamp_min(1e-30), 0)

@@ -19,9 +19,10 @@ from steerlens.cards import count
 from steerlens.components import Components
 from steerlens.contrast import Contrast, check_contrast
 from steerlens.errors import BadInputError
-from steerlens.host import Host, hook_name, hook_names
+from steerlens.host import Host, hook_names
 from steerlens.methods.ends import at_ends
 from steerlens.moments import Moments, merge
+from steerlens.names import hook_name
 from steerlens.text import Item
 
 Site = Literal["head", "neuron", "hidden", "resid_post"]

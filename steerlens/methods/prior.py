@@ -25,7 +25,8 @@ from steerlens.cards import number
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction, Directions, find_directions
 from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import Host, hook_name
+from steerlens.host import Host
+from steerlens.names import hook_name
 from steerlens.positions import Positions
 
 Norm = Literal["stream", "raw", "unit"]

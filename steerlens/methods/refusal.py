@@ -33,7 +33,7 @@ from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
 from steerlens.evaluation.metrics import kl
-from steerlens.host import Host, hook_name
+from steerlens.host import Host, dtype_of
 from steerlens.methods.ends import prompts_of
 from steerlens.methods.refusal_scores import (
     next_log_probs,
@@ -42,6 +42,7 @@ from steerlens.methods.refusal_scores import (
     token_ids,
 )
 from steerlens.methods.signing import signed
+from steerlens.names import hook_name
 from steerlens.positions import Positions, index
 from steerlens.provenance import made_by
 from steerlens.steering import Steering
@@ -146,7 +147,7 @@ def directions(
             for side in sides
         )
         for name in names:
-            if not positive[name].same_mean(negative[name]):
+            if not positive[name].same_mean(negative[name], dtype_of(model)):
                 gap = positive[name].mean - negative[name].mean
                 norm = float(positive.norms[name].mean + negative.norms[name].mean) / 2
                 read = {**source, "positions": positive.positions}

@@ -26,8 +26,9 @@ from typing import Literal, cast, get_args
 from steerlens.contrast import Contrast, check_contrast
 from steerlens.directions import Direction, find_directions
 from steerlens.errors import BadInputError, UnknownNameError, nearest
-from steerlens.host import Host, hook_name
+from steerlens.host import Host
 from steerlens.methods.signing import signed
+from steerlens.names import hook_name
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
 from steerlens.steering import Steering

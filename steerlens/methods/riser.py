@@ -32,15 +32,16 @@ from steerlens.basis import Basis
 from steerlens.basis.vectors import Weights
 from steerlens.contrast import digest
 from steerlens.errors import BadInputError
-from steerlens.host import Host, hook_name, layer_of
+from steerlens.host import Host
 from steerlens.methods.distilling import Learning, fitted, nearest_label, split
 from steerlens.methods.router import Router as Router
 from steerlens.methods.router import depth, features
+from steerlens.names import hook_name, layer_of
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
 from steerlens.signals.routed import Head
 from steerlens.steering import Steering
-from steerlens.text import Item
+from steerlens.text import Item, listed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,9 +62,11 @@ class Routes:
                 f"A router chooses between two labels or more; got {list(self.prompts)}. Give "
                 "prompts={label: [...], label: [...]}."
             )
-        for label, items in self.prompts.items():
-            if isinstance(items, str) or len(items) < 2:
-                raise BadInputError(f"{label!r} needs a list of two prompts or more.")
+        given = {label: listed(each, f"{label!r} needs") for label, each in self.prompts.items()}
+        object.__setattr__(self, "prompts", given)
+        few = [label for label, items in given.items() if len(items) < 2]
+        if few:
+            raise BadInputError(f"{few[0]!r} has one prompt. Give two or more.")
         if self.weights and set(self.weights) != set(self.prompts):
             raise BadInputError(
                 f"Weights are for {list(self.weights)}, and prompts for {list(self.prompts)}. Give "

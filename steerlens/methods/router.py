@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -13,14 +13,15 @@ from steerlens.activations import collect
 from steerlens.basis import Basis
 from steerlens.cards import card, number, share
 from steerlens.errors import BadInputError
-from steerlens.host import Host, layer_of, split_name
+from steerlens.host import Host
 from steerlens.methods.composing import by_row, routed
 from steerlens.methods.signing import signed
+from steerlens.names import layer_of, split_name
 from steerlens.positions import Positions
 from steerlens.signals import Combining, OfPrompt, Signal
 from steerlens.signals.routed import Network, Routed
 from steerlens.steering import Steering
-from steerlens.text import Item
+from steerlens.text import Item, listed
 
 if TYPE_CHECKING:
     import pandas
@@ -76,13 +77,13 @@ class Router:
         return signed(routed(self.basis, self.signals(), self.positions), self.provenance)
 
     def weights(
-        self, model: Host, prompts: Sequence[Item], *, progress: bool = False
+        self, model: Host, prompts: Iterable[Item], *, progress: bool = False
     ) -> Float[Tensor, "prompt k"]:
         """Return the weights of each prompt. Cost: a pass a prompt, up to the layer read."""
         found = features(model, prompts, self.reads, self.pool, progress=progress)
         return self.network.weights(found)
 
-    def for_prompts(self, model: Host, prompts: Sequence[Item]) -> Steering:
+    def for_prompts(self, model: Host, prompts: Iterable[Item]) -> Steering:
         """Return the steering of these prompts, a row each, their weights read in a clean pass.
 
         Cost: a pass a prompt, up to the layer read.
@@ -90,7 +91,7 @@ class Router:
         found = by_row(self.basis, self.weights(model, prompts), self.positions)
         return signed(found, self.provenance)
 
-    def frame(self, model: Host, prompts: Sequence[Item]) -> pandas.DataFrame:
+    def frame(self, model: Host, prompts: Iterable[Item]) -> pandas.DataFrame:
         """Return a line a prompt: its weights, a column a vector."""
         import pandas
 
@@ -120,17 +121,16 @@ class Router:
 
 def features(
     model: Host,
-    prompts: Sequence[Item],
+    prompts: Iterable[Item],
     reads: str,
     pool: Literal["last", "mean"],
     *,
     progress: bool = False,
 ) -> Float[Tensor, "prompt d"]:
     """Return what a router reads of each prompt: its last token, or the mean (BOS left out)."""
+    prompts = listed(prompts, "A router reads")
     where = "last_prompt_token" if pool == "last" else "prompt"
-    found = collect(
-        model, prompts, reads, where, max_examples=max(1, len(prompts)), progress=progress
-    )
+    found = collect(model, prompts, reads, where, max_examples=len(prompts), progress=progress)
     (examples,) = found.examples.values()
     return examples.flatten(1)
 

@@ -30,14 +30,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.activations import collect
 from steerlens.contrast import Contrast
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.evaluation.tasks import Task, check_task, one_of
 from steerlens.host import Host, hook_names
 from steerlens.methods.choosing import Chosen, alike, mean_by_row
-from steerlens.methods.ends import prompts_of
+from steerlens.methods.ends import at_ends, prompts_of
 from steerlens.methods.masks import HOOKS, Mask, Score, Site, difference, mask_of
 from steerlens.methods.masks import random_mask as random_mask
 from steerlens.methods.signing import signed
@@ -154,7 +153,7 @@ def scaling(mask: Mask, config: Config = Config()) -> Steering:
 
 
 def for_prompts(
-    model: Host, prompts: Sequence[Item], mask: Mask, config: Config = Config()
+    model: Host, prompts: Iterable[Item], mask: Mask, config: Config = Config()
 ) -> Steering:
     """Return the steering of the released code, for these prompts as the rows of a batch.
 
@@ -218,8 +217,7 @@ def grid(
     (120, 22)
     """
     ks = KS[config.site] if ks is None else ks
-    if strengths is None:
-        strengths = sorted({*SMALL, *STRENGTHS[config.site]})
+    strengths = sorted({*SMALL, *STRENGTHS[config.site]}) if strengths is None else strengths
     return tuple(replace(config, k=k, strength=s) for k, s in product(ks, strengths))
 
 
@@ -265,8 +263,7 @@ def choose(
             means = task.scores(model, scaling(mask, shared), deltas).mean.tolist()
         else:
             rows = clean[shared.site]
-            pins = [_pinned(rows, mask, each) for each in strengths]
-            means = [mean_by_row(model, task, each) for each in pins]
+            means = [mean_by_row(model, task, _pinned(rows, mask, each)) for each in strengths]
         for place, mean in zip(group, means, strict=True):
             found[place] = mean
     tried = tuple(zip(configs, found, strict=True))
@@ -280,13 +277,11 @@ def _merit(tried: tuple[Config, float]) -> tuple[float, float, int]:
     return score if score == score else -float("inf"), -abs(config.strength - 1), -config.k
 
 
-def _clean(model: Host, prompts: Sequence[Item], site: Site) -> list[Float[Tensor, "row *unit"]]:
+def _clean(model: Host, prompts: Iterable[Item], site: Site) -> list[Float[Tensor, "row *unit"]]:
     """What stands at a site at each prompt's last token, layer by layer, in one clean pass."""
     asked = prompts_of(model, prompts)
     names = hook_names(model, HOOKS[site])
-    found = collect(
-        model, asked, names, "last_prompt_token", max_examples=len(asked), progress=False
-    )
+    found = at_ends(model, asked, names, len(asked), False)
     return [found.examples[name] for name in names]
 
 

@@ -19,7 +19,7 @@ Sobol points, 50 candidates. The other searches, and stopping early, are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -50,6 +50,7 @@ from steerlens.methods.searching import Search as Search
 from steerlens.methods.searching import search
 from steerlens.positions import Positions
 from steerlens.provenance import made_by
+from steerlens.text import listed
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Config:
 def adapt(
     model: Host,
     basis: Basis,
-    examples: MultipleChoice | Sequence[Choice],
+    examples: MultipleChoice | Iterable[Choice],
     config: Config = Config(),
     *,
     progress: bool = True,
@@ -153,10 +154,11 @@ def _digest(task: MultipleChoice) -> str:
     return digest(*([each.prompt, each.options, each.right] for each in task.items))
 
 
-def _task(examples: Sequence[Choice]) -> MultipleChoice:
+def _task(examples: Iterable[Choice]) -> MultipleChoice:
     """Examples as a task. Raises BadInputError on anything but choices."""
-    if isinstance(examples, str) or not all(isinstance(each, Choice) for each in examples):
+    items = listed(examples, "Examples are")
+    if not all(isinstance(each, Choice) for each in items):
         raise BadInputError(
             "Examples are a MultipleChoice, or a list of Choice(prompt, options, right)."
         )
-    return MultipleChoice("examples", examples)
+    return MultipleChoice("examples", items)

@@ -25,10 +25,10 @@ from steerlens.methods.data import Sets
 from steerlens.methods.descent import Descent
 from steerlens.methods.transport import wasserstein
 from steerlens.passes import one_pass
-from steerlens.positions import Mask, Positions
-from steerlens.reading import Enough, Picker, pooled
+from steerlens.positions import Mask
+from steerlens.reading import Enough, Passages, pooled
 from steerlens.steering import Steering, under
-from steerlens.text import Encoded, Item, encode, pad
+from steerlens.text import pad
 from steerlens.transforms import Affine, Linear, Scaled
 
 T = TypeVar("T")
@@ -64,19 +64,8 @@ class Live(Linear):
         return Affine(self.weight.detach().cpu(), bias, hook_name=self.hook_name)
 
 
-@dataclass(frozen=True)
-class Texts:
-    """A set of texts, tokenised once, and which tokens of them are read."""
-
-    model: Host
-    encoded: tuple[Encoded, ...]
-    picker: Picker
-
-    @classmethod
-    def of(cls, model: Host, items: Sequence[Item], read: Positions) -> Texts:
-        """Tokenise items. Raises as `encode` does."""
-        encoded = tuple(encode(model, item) for item in items)
-        return cls(model, encoded, Picker(read, encoded))
+class Texts(Passages):
+    """A set of texts, tokenised once, and what is read of them with gradients."""
 
     def written(
         self, rows: Sequence[int], names: Sequence[str], steering: Steering | None = None
@@ -106,7 +95,7 @@ class Texts:
                 f"The pass never reached hook point {missing[0]!r}. Does a hook of yours end it, "
                 "or is a layer skipped?"
             )
-        return found, self.picker.mask(self.model, batch, rows)
+        return found, self.mask(batch, rows)
 
     def pooled(
         self, rows: Sequence[int], names: Sequence[str], steering: Steering | None = None
@@ -130,7 +119,7 @@ class Matching:
     @property
     def scale(self) -> float:
         """What LinEAS's code multiplies this loss by: texts a step over hook points."""
-        return min(self.batch, len(self.source.encoded)) / len(self.target)
+        return min(self.batch, len(self.source)) / len(self.target)
 
     def maps(self) -> list[Live]:
         """Return a map a hook point that changes nothing yet, to be trained."""
@@ -160,7 +149,7 @@ class Matching:
         return torch.stack(distances).sum()
 
     def _steered(self, steering: Steering, generator: torch.Generator | None) -> dict[str, Tensor]:
-        rows = drawn(len(self.source.encoded), self.batch, generator)
+        rows = drawn(len(self.source), self.batch, generator)
         parts = [
             self.source.pooled(rows[start : start + self.batch], list(self.target), steering)
             for start in range(0, len(rows), self.batch)
@@ -191,7 +180,7 @@ def matchings(
     targets = split(range(len(items)), config.validation, config.seed)
     return [
         Matching(
-            Texts.of(model, source, config.read),
+            Texts(model, source, config.read),
             {name: x[target] for name, x in read.examples.items()},
             units,
             config.batch,

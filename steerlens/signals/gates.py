@@ -20,7 +20,7 @@ from steerlens.directions.finding import check_read_alike
 from steerlens.directions.probe import fitted
 from steerlens.errors import BadInputError
 from steerlens.host import Host, hook_names
-from steerlens.host import hook_name as full_name
+from steerlens.names import hook_name as full_name
 from steerlens.positions import Positions
 from steerlens.provenance import provenance
 from steerlens.signals.moment import Moment

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from steerlens.basis import Basis
 from steerlens.cards import share
-from steerlens.host import hook_name, split_name
 from steerlens.interventions import Intervention
+from steerlens.names import hook_name, split_name
 from steerlens.positions import missed
 from steerlens.signals import fixed, looked_for
 from steerlens.trace.texts import TracedText

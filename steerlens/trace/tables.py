@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steerlens.host import layer_of
 from steerlens.interventions import Intervention
+from steerlens.names import layer_of
 from steerlens.trace.texts import TracedText
 
 if TYPE_CHECKING:

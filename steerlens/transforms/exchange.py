@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from steerlens.errors import BadInputError
 from steerlens.host import Host, check_by_token, check_hook_name, device_of
 from steerlens.passes import keeping, one_pass
 from steerlens.positions import Window
-from steerlens.text import Item, batches, encode
+from steerlens.text import Item, batches, encode_all
 from steerlens.transforms.linear import Along
 from steerlens.transforms.transform import Linear, Scaled
 
@@ -148,7 +148,7 @@ class Interchange(Stored, Along):
 
 
 def stored_pass(
-    model: Host, prompts: Sequence[Item], hook_name: str, *, batch_tokens: int = 4096
+    model: Host, prompts: Iterable[Item], hook_name: str, *, batch_tokens: int = 4096
 ) -> Float[Tensor, "row index *unit"]:
     """Return the activations of prompts at a hook point, by absolute index, BOS at 0.
 
@@ -160,9 +160,7 @@ def stored_pass(
     torch.Size([1, 4, ...])
     """
     check_by_token(check_hook_name(model, hook_name))
-    if isinstance(prompts, str) or not len(prompts):
-        raise BadInputError("Give a list of prompts, one or more.")
-    encoded = [encode(model, prompt) for prompt in prompts]
+    encoded = encode_all(model, prompts, "A pass is stored of")
     found: dict[int, Tensor] = {}
     for rows, batch in batches(model, encoded, batch_tokens=batch_tokens, device=device_of(model)):
         seen: dict[str, Tensor] = {}

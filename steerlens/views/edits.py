@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from math import isnan
 
@@ -76,7 +76,7 @@ def edit_map(
 def acts_on(
     edit: Edit,
     model: Host,
-    texts: Sequence[Item],
+    texts: Iterable[Item],
     component: str,
     *,
     batch_tokens: int = 4096,

@@ -14,15 +14,8 @@ from torch import Tensor
 from steerlens.cards import number
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError, UnknownNameError
-from steerlens.host import (
-    Host,
-    check_hook_name,
-    check_model,
-    check_read,
-    device_of,
-    hook_name,
-    split_name,
-)
+from steerlens.host import Host, check_hook_name, check_model, check_read, device_of
+from steerlens.names import hook_name, split_name
 from steerlens.passes import keeping, one_pass
 from steerlens.steering import Steering, check_steering
 from steerlens.text import Item, encode, pad, token_strings
@@ -62,6 +55,11 @@ def tokens(
     >>> tokens(trace, "gate").legend.count("gate")
     1
     """
+    if not isinstance(trace, Trace):
+        raise BadInputError(
+            f"Tokens are shown of a Trace; got a {type(trace).__name__}. Write `with "
+            "steering.trace(model) as trace:`, run the model in it, and give the trace."
+        )
     if show not in UNITS:
         raise UnknownNameError(f"There is no {show!r} to show: choose of {', '.join(UNITS)}.")
     if not 0 <= text < len(trace.texts) or not 0 <= row < len(trace.texts[text].tokens):

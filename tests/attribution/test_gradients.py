@@ -14,8 +14,8 @@ from torch import Tensor
 
 import steerlens as sl
 from steerlens.attribution.gradients import gradients
-from steerlens.attribution.sides import Side
 from steerlens.errors import BadInputError
+from steerlens.reading import Passages
 
 pytestmark = pytest.mark.host
 PLACES = [("attn.hook_z", 0, 1), ("attn.hook_z", 2, 0), ("mlp.hook_post", 1, 5)]
@@ -75,7 +75,7 @@ def test_nothing_is_left_on_the_model(host: str) -> None:
         assert not each.heads.gradient.requires_grad
         torch.testing.assert_close(each.heads.gradient, runs[0].heads.gradient)
     with pytest.raises(ZeroDivisionError):
-        side = Side(model, SIDES[1], None)
+        side = Passages(model, SIDES[1], None)
         gradients(model, side, {(0, "attn"): torch.ones(4, 8)}, lambda x: x[:, 0] / (1 // 0))
     assert [each.requires_grad for each in parameters] == flags
 
@@ -94,7 +94,7 @@ def test_components_that_the_metric_cannot_see_score_nothing(host: str) -> None:
 
 @EACH_HOST
 def test_metrics_that_are_none(host: str) -> None:
-    side = Side(tiny("llama", host), SIDES[1], None)
+    side = Passages(tiny("llama", host), SIDES[1], None)
 
     def attribute(metric: Any) -> None:
         gradients(side.model, side, {(0, "attn"): torch.ones(4, 8)}, metric)

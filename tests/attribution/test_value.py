@@ -13,9 +13,10 @@ from reading import CONTRAST, QUIET, ROWS, direction, metric
 
 import steerlens as sl
 from steerlens.attribution import Attribution, Scores
-from steerlens.attribution.sides import Side, places, read
+from steerlens.attribution.sides import places, read
 from steerlens.components import components
 from steerlens.errors import BadInputError, UnknownNameError
+from steerlens.reading import Passages
 
 pytestmark = pytest.mark.host
 
@@ -94,7 +95,7 @@ def test_memory_does_not_grow_with_the_items(architecture: str, host: str) -> No
     parts = components(tiny(architecture, host))
     sizes = []
     for count in (8, 40):
-        side = Side(parts.model, random_rows([4] * count, seed=count), None)
+        side = Passages(parts.model, random_rows([4] * count, seed=count), None)
         found = read(
             parts, side, places(parts), max_examples=5, batch_tokens=64, seed=0, progress=False
         )

@@ -15,8 +15,8 @@ from benchmarks.measuring import Goal, interleaved, ratio
 from benchmarks.results import Row
 from steerlens.demo import load_model
 from steerlens.evaluation.scoring import token_log_probs
-from steerlens.host import hook_name
 from steerlens.methods.composing import family
+from steerlens.names import hook_name
 from steerlens.text import Encoded
 
 DOSES = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0]

@@ -18,7 +18,7 @@ from benchmarks.measuring import Goal, Run, interleaved, ratio
 from benchmarks.results import Row
 from benchmarks.served import Served
 from benchmarks.shapes import Shape
-from steerlens.host import hook_name
+from steerlens.names import hook_name
 
 Ids = Sequence[Sequence[int]]
 ARCHITECTURES = ("gpt2", "llama")

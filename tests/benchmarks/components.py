@@ -17,7 +17,7 @@ from benchmarks.served import peak
 from benchmarks.shapes import Shape
 from steerlens.components import Block
 from steerlens.editing.factors import Factors
-from steerlens.host import hook_name
+from steerlens.names import hook_name
 
 HEADS, NEURONS = 100, 1000
 FLAT = 0.05

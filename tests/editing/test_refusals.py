@@ -239,7 +239,7 @@ def test_what_is_no_contrast_or_no_number(host: str) -> None:
         lambda: 2 * edit,
     )
     refused(model, "not all finite", lambda: float("inf") * made("paper", "llama", host))
-    refused(model, "list of prompts", lambda: edit.certify(model, []))
+    refused(model, "certified on a list", lambda: edit.certify(model, []))
 
 
 @ONE_HOST

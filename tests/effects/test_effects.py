@@ -312,7 +312,7 @@ def test_answers_of_several_tokens_are_told(host: str) -> None:
 def test_bad_input_is_told() -> None:
     model = tiny("gpt2", hosts()[0])
     for items, metric, message in (
-        ([], None, "a list of prompts"),
+        ([], None, "An effect is measured on a list"),
         (ITEMS, torch.zeros(3), "Weights over the vocabulary are 48"),
         (ITEMS, [("good", "bad")] * 3, "3 pairs of answers do not fit 4 prompts"),
         (ITEMS, ("good w1", "good w2"), "begin with the same token"),

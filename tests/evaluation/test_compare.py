@@ -254,7 +254,7 @@ def test_nothing_stays_behind(host: str) -> None:
 @pytest.mark.host
 def test_bad_input_is_refused() -> None:
     model = tiny("llama", "bridge")
-    with pytest.raises(BadInputError, match="no prompts"):
+    with pytest.raises(BadInputError, match="one item or more"):
         sl.compare(model, steering(), [])
     for wrong in (dict(max_new_tokens=0), dict(temperature=-1.0), dict(batch_rows=0)):
         with pytest.raises(BadInputError, match="1 or more"):

@@ -159,7 +159,7 @@ def test_base_completions_are_the_base_models_with_its_eos(model: Any) -> None:
         assert (new[-1] == eos) == (len(new) < 30) or len(new) == 30
         ended += new[-1] == eos
     assert 0 < ended < 11
-    with pytest.raises(sl.SteerLensError, match="a list of one prompt or more"):
+    with pytest.raises(sl.SteerLensError, match="a list of one item or more"):
         base_items(model, [])
 
 

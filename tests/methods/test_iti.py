@@ -120,7 +120,9 @@ def test_sigma_is_the_deviation_of_both_sides_along_the_difference() -> None:
     up = torch.randn(30, 2, 5, generator=generator)
     down = torch.randn(20, 2, 5, generator=generator) * 2
     up[:, 0, 1] += 7
-    up[:, 1], down[:, 1] = 3.0, 3.0  # a head that reads the same on both sides
+    up[:, 1] = 3 + torch.randn(30, 5, generator=generator)
+    down[:, 1] = up[:, 1].mean(0)  # a head that reads the same on both sides, but for rounding
+    assert (up.mean(0) - down.mean(0))[1].any()
     found, apart = iti.moves(up, down)
     gap = up[:, 0].mean(0) - down[:, 0].mean(0)
     along = torch.cat([up[:, 0], down[:, 0]]) @ gap / gap.norm()

@@ -235,7 +235,7 @@ def test_the_trained_steering_is_the_training_forward(host: str) -> None:
                 each.weight.add_(0.3 * torch.randn(each.weight.shape, generator=DICE))
                 each.bias.add_(0.3 * torch.randn(each.bias.shape, generator=DICE))
         live, settled = steer(maps), steer([each.settled() for each in maps])
-        texts = Texts.of(model, list(PROMPT), "everywhere")
+        texts = Texts(model, list(PROMPT), "everywhere")
         one, other = (texts.written([0], NAMES, each)[0] for each in (live, settled))
         for name in NAMES:
             assert one[name].requires_grad

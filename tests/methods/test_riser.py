@@ -199,7 +199,7 @@ def test_labels_name_vectors_and_how_often_it_is_right(host: str) -> None:
 def test_routes_and_choices_that_cannot_be() -> None:
     for wrong, told in (
         (dict(prompts={"x": ["a", "b"]}), "two labels or more"),
-        (dict(prompts={"x": ["a"], "y": ["b", "c"]}), "two prompts or more"),
+        (dict(prompts={"x": ["a"], "y": ["b", "c"]}), "one prompt. Give two or more"),
         (dict(prompts=LABELLED, weights={"a": [1.0] * 3}), "for the same labels"),
         (dict(prompts=LABELLED, weights={"a": [1.0], "b": [2.0]}), "takes 3 weights"),
     ):

@@ -468,7 +468,7 @@ def test_errors_say_what_to_do(host: str) -> None:
         sadi.fit(model, CONTRAST, sadi.Config(mode="pin"), **QUIET)
     with pytest.raises(sl.SteerLensError, match="smaller k"):
         sadi.identify(model, CONTRAST, sadi.Config(k=13), **QUIET)
-    with pytest.raises(sl.SteerLensError, match="one or more"):
+    with pytest.raises(sl.SteerLensError, match="one item or more"):
         sadi.for_prompts(model, [], some_mask("llama", "head"))
     with pytest.raises(sl.SteerLensError, match=r"sadi\.grid"):
         sadi.choose(model, CONTRAST, choices(1), [])

@@ -461,7 +461,7 @@ def test_an_exception_leaves_no_hook(host: str, monkeypatch: pytest.MonkeyPatch)
 @ONE_HOST
 def test_examples_that_are_none(host: str) -> None:
     model = tiny("llama", host)
-    with pytest.raises(BadInputError, match="no items"):
+    with pytest.raises(BadInputError, match="Examples are a list of one item or more"):
         s2a.adapt(model, basis(), [], **QUIET)
     config = s2a.Config(search=Search("random", budget=2))
     assert len(s2a.adapt(model, basis(), list(task(4).items), config, **QUIET).trials) == 3
