@@ -62,7 +62,9 @@ class Prefix:
 
 def keeping_nothing(model: Host) -> dict[str, Any]:
     """Return the options by which a pass keeps no keys and values; a bridge's does, unasked."""
-    return {"use_cache": False} if is_bridge(model) and can_share(model) else {}
+    # A bridge's pass over OLMo in 16 bits fails without a cache: it turns queries in float32.
+    olmo = "Olmo" in str(getattr(model.cfg, "architecture", None))
+    return {"use_cache": False} if is_bridge(model) and can_share(model) and not olmo else {}
 
 
 def going_on(model: Host, tokens: Int[Tensor, "batch pos"], past: Any) -> dict[str, Any]:

@@ -240,3 +240,11 @@ def test_values_a_row_stay_with_their_side(host: str, widths: list[tuple[int, ..
 
 
 NAME = "blocks.2.hook_resid_post"
+
+
+@EACH_HOST
+@pytest.mark.parametrize("architecture", models.EVERY)
+def test_models_in_16_bits_are_read(architecture: str, host: str) -> None:
+    model = build(architecture, host, torch.bfloat16)
+    found = sl.collect(model, ["good w3", "the bad w4"], progress=False)
+    assert all(each.mean.isfinite().all() for each in found.values())

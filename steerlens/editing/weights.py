@@ -72,7 +72,7 @@ class Handle:
         self.parts = parts
         """What the edit is made of, by which it is known again."""
         self.slices = list(slices)
-        self._done = False
+        self._undoing = self._done = False
         written: list[Slice] = []
         try:
             for each in self.slices:
@@ -91,17 +91,18 @@ class Handle:
         """Put every bit back as it was before the edit.
 
         Raises BadInputError where something else has changed these weights since: undo the later
-        edit first. A second call does nothing.
+        edit first. After an interrupt another call ends what it began; a second one does nothing.
         """
         if self._done:
             return
         for each in self.slices:
-            if not torch.equal(each.now, each.after):
+            if not self._undoing and not torch.equal(each.now, each.after):
                 raise BadInputError(
                     f"{each.name} has been changed since this edit was applied. Undo the later "
                     "change first: edits come off in the reverse of the order they went on, which "
                     "is that of steerlens.editing.handles(model)."
                 )
+        self._undoing = True
         for each in reversed(self.slices):
             each.write(each.before)
         if self.untied is not None:

@@ -144,6 +144,29 @@ def test_a_write_that_fails_leaves_nothing_half_edited(
         assert not same(bits(model), before)
 
 
+@ONE_HOST
+def test_an_undo_that_was_interrupted_ends_when_called_again(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls, write = build("gpt2", host), [], Slice.write
+    before, edit = bits(model), made("orthogonalise", "gpt2", host)
+    handle = edit.apply_(model)
+
+    def interrupted(self: Slice, value: torch.Tensor) -> None:
+        calls.append(self.name)
+        write(self, value)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Slice, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        handle.undo()
+    assert handles(model) == (handle,)
+    handle.undo()
+    assert same(bits(model), before)
+    assert not handles(model)
+
+
 @EACH_HOST
 def test_a_host_that_hands_out_copies_is_an_error(
     host: str, monkeypatch: pytest.MonkeyPatch
