@@ -17,7 +17,16 @@ from tqdm.auto import tqdm
 
 from steerlens.cards import count
 from steerlens.errors import BadInputError
-from steerlens.host import HookNames, Host, Key, at_hook, check_by_token, device_of, hook_names
+from steerlens.host import (
+    HookNames,
+    Host,
+    Key,
+    at_hook,
+    check_by_token,
+    device_of,
+    hook_names,
+    warn_of_dropout,
+)
 from steerlens.moments import Moments, merge
 from steerlens.passes import hooked
 from steerlens.positions import Positions
@@ -171,6 +180,7 @@ def collect_sides(
         bar.set_postfix_str(f"examples {sum(s.sink.megabytes() for s in read):.0f} MB", False)
         bar.update(len(ends))
 
+    warn_of_dropout(model)
     with bar, torch.no_grad(), hooked(model, reader.fwd_hooks):
         carry_out(model, texts, plan, run)
     return [side.sink.activations(repr(side.positions)) for side in read]
