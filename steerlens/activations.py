@@ -17,7 +17,14 @@ from tqdm.auto import tqdm
 
 from steerlens.cards import count
 from steerlens.errors import BadInputError
-from steerlens.host import HookNames, Host, check_by_token, device_of, hook_names
+from steerlens.host import (
+    HookNames,
+    Host,
+    check_by_token,
+    device_of,
+    hook_names,
+    warn_of_dropout,
+)
 from steerlens.moments import Moments, merge
 from steerlens.names import Key, at_hook
 from steerlens.passes import hooked
@@ -172,6 +179,7 @@ def collect_sides(
         bar.set_postfix_str(f"examples {sum(s.sink.megabytes() for s in read):.0f} MB", False)
         bar.update(len(ends))
 
+    warn_of_dropout(model)
     with bar, torch.no_grad(), hooked(model, reader.fwd_hooks):
         carry_out(model, texts, plan, run)
     return [side.sink.activations(repr(side.positions)) for side in read]

@@ -8,7 +8,7 @@ marked while they run, by an instance attribute that is deleted on leaving.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -38,17 +38,16 @@ def following(
     with ExitStack() as stack:
         for handle in _listeners(model, clock, layers):
             stack.callback(handle.remove)
-        for name in _GENERATORS:
-            if hasattr(model, name):
-                stack.enter_context(_marked(model, name, clock))
         stack.enter_context(_listed(model, clock))
         yield clock
 
 
 @contextmanager
 def _listed(model: Host, clock: Clock) -> Iterator[None]:
-    """Keep a clock on the model's list of clocks; the last to leave takes the list away."""
-    clocks = vars(model).setdefault(_CLOCKS, [])
+    """Keep a clock among the model's; the last to leave, whichever it is, takes all away."""
+    if _CLOCKS not in vars(model):
+        vars(model)[_CLOCKS] = _Clocks(model)
+    clocks: _Clocks = vars(model)[_CLOCKS]
     clocks.append(clock)
     try:
         yield
@@ -56,6 +55,26 @@ def _listed(model: Host, clock: Clock) -> Iterator[None]:
         clocks.remove(clock)
         if not clocks:
             del vars(model)[_CLOCKS]
+            clocks.unmark(model)
+
+
+class _Clocks(list[Clock]):
+    """The clocks that follow a model. Its generate methods are shadowed by ones that tell them."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        names = [name for name in _GENERATORS if hasattr(model, name)]
+        self._own = {name: vars(model).get(name) for name in names}
+        for name in names:
+            marked = _marked_stream if name.endswith("stream") else _marked_call
+            vars(model)[name] = marked(getattr(model, name), model, self)
+
+    def unmark(self, model: Any) -> None:
+        """Take the shadows away, and put back what the user had there."""
+        for name, own in self._own.items():
+            del vars(model)[name]
+            if own is not None:
+                vars(model)[name] = own
 
 
 @contextmanager
@@ -76,6 +95,7 @@ def one_pass(model: Host, batch: Batch, fwd_hooks: FwdHooks) -> Float[Tensor, "b
     The hooks stand after those of whatever steering is on, and see what it wrote. One that raises
     ends the pass: `suppress(Enough)` around it.
     """
+    warn_of_dropout(model)
     with telling(model, batch), hooked(model, fwd_hooks):
         logits: Tensor = model(batch.tokens)
     return logits
@@ -128,10 +148,10 @@ def logits_at(
 def hooked(model: Host, fwd_hooks: FwdHooks) -> Iterator[None]:
     """Add hooks at full hook names for the length of a block, and take away these alone.
 
-    What the host's own `hooks` does, but the bridge puts its table of hook points together once
-    rather than for every hook: 5 ms of one in place of 70 for twelve, at GPT-2's depth.
+    The host's own `hooks` takes away all of its depth, those of a block that crosses it too. And
+    here the bridge puts its table of hook points together once rather than for every hook: 5 ms
+    of one in place of 70 for twelve, at GPT-2's depth.
     """
-    warn_of_dropout(model)
     known, added = model.hook_dict, []
     try:
         for name, function in fwd_hooks:
@@ -215,40 +235,26 @@ def _reaching(clock: Clock, layer: int) -> Callable[..., None]:
     return reach
 
 
-@contextmanager
-def _marked(model: Any, name: str, clock: Clock) -> Iterator[None]:
-    """Shadow a generate method by one that tells the clock; delete the shadow on leaving."""
-    original = getattr(model, name)
-    shadowed = vars(model).get(name)
-    marked = _marked_stream if name.endswith("stream") else _marked_call
-    object.__setattr__(model, name, marked(original, clock))
-    try:
-        yield
-    finally:
-        if shadowed is None:
-            object.__delattr__(model, name)
-        else:
-            object.__setattr__(model, name, shadowed)
-
-
-def _marked_call(original: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+def _marked_call(original: Callable[..., Any], model: Host, clocks: _Clocks) -> Callable[..., Any]:
     @wraps(original)
     def generate(*args: Any, **options: Any) -> Any:
-        _refuse_beams(clock.model, options)
-        with clock.generating(Generation()):
+        _refuse_beams(model, options)
+        with _generating({clock: Generation() for clock in clocks}):
             return original(*args, **options)
 
     return generate
 
 
-def _marked_stream(original: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+def _marked_stream(
+    original: Callable[..., Any], model: Host, clocks: _Clocks
+) -> Callable[..., Any]:
     @wraps(original)
     def generate(*args: Any, **options: Any) -> Iterator[Any]:
-        _refuse_beams(clock.model, options)
-        generation = Generation()
+        _refuse_beams(model, options)
+        generations = {clock: Generation() for clock in clocks}
         stream = iter(original(*args, **options))
         while True:
-            with clock.generating(generation):
+            with _generating(generations):
                 try:
                     item = next(stream)
                 except StopIteration:
@@ -256,6 +262,14 @@ def _marked_stream(original: Callable[..., Any], clock: Clock) -> Callable[..., 
             yield item
 
     return generate
+
+
+@contextmanager
+def _generating(generations: Mapping[Clock, Generation]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for clock, generation in generations.items():
+            stack.enter_context(clock.generating(generation))
+        yield
 
 
 def _refuse_beams(model: Any, options: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from steerlens.errors import BadInputError, HookError, warn
 from steerlens.host import Host, check_read, check_written
 from steerlens.interventions import Expression, Group, leaves, read_elsewhere
 from steerlens.names import layer_of
-from steerlens.passes import following
+from steerlens.passes import following, hooked
 from steerlens.positions import Span, missed
 from steerlens.provenance import strange
 from steerlens.session import Session
@@ -62,7 +62,7 @@ def running(
     with following(model, layers=layers, prompt_lengths=prompt_lengths) as clock:
         session = Session(expression, model, clock, trace)
         try:
-            with model.hooks(fwd_hooks=session.fwd_hooks()):
+            with hooked(model, session.fwd_hooks()):
                 yield session
         finally:
             if trace is not None:

@@ -294,6 +294,25 @@ def test_law_6_nested_steerings_act_in_turn(host: str) -> None:
 
 
 @EACH_HOST
+@pytest.mark.parametrize("crossing", ["steering", "hooks of the user's"])
+def test_law_6_blocks_that_cross(host: str, crossing: str) -> None:
+    """What is entered first is left first, as an ExitStack or two notebook cells have it."""
+    model, second = tiny("qwen3", host), sl.add(direction("attn_out", seed=1), 2)
+    hook = ("blocks.0.hook_resid_post", lambda activation, hook: activation + 1)
+    with second.on(model):
+        want = model.generate(TOKENS, max_new_tokens=3, **QUIET), forward(model, TOKENS)
+    with leaving_nothing(model):
+        first = sl.add(direction(), 3).on(model) if crossing == "steering" else model.hooks([hook])
+        first.__enter__()
+        with second.on(model):
+            both = forward(model, TOKENS)
+            first.__exit__(None, None, None)
+            assert not torch.allclose(both, forward(model, TOKENS), atol=0.01)
+            assert torch.equal(model.generate(TOKENS, max_new_tokens=3, **QUIET), want[0])
+            assert torch.equal(forward(model, TOKENS), want[1])
+
+
+@EACH_HOST
 def test_trap_6_callback_argument_is_named_hook(host: str) -> None:
     model = tiny("gpt2", host)
     [(name, fn)] = sl.add(direction()).fwd_hooks(model, tokens=TOKENS)
