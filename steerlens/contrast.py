@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.cards import card, count
-from steerlens.errors import BadInputError
+from steerlens.errors import BadInputError, warn
 from steerlens.records import records
 from steerlens.text import Encoded, Item, listed
 
@@ -147,6 +147,18 @@ def check_contrast(value: object, use: str) -> None:
         raise BadInputError(
             f"{use} a Contrast; got {type(value).__name__}. Make one: "
             "Contrast(positive=[...], negative=[...]) or Contrast.from_pairs(pairs)."
+        )
+
+
+def warn_of_repeats(*sides: Sequence[Item]) -> None:
+    """Warn where items stand twice: what is left out may then be what was fitted on."""
+    texts = [[json.dumps(_plain(each)) for each in side] for side in sides]
+    twice = sum(len(side) - len(set(side)) for side in texts)
+    if twice:
+        warn(
+            f"{twice} of {count(sum(map(len, texts)), 'item')} repeat another of their side, so "
+            "that what is left out may be what was fitted on, and figures on items left out look "
+            "better than they are. Give each item once."
         )
 
 

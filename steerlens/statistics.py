@@ -34,7 +34,7 @@ def auc(
         )
     from scipy.stats import rankdata
 
-    ranks = torch.from_numpy(rankdata(scores.cpu().numpy(), axis=0)).to(scores.device)
+    ranks = torch.from_numpy(rankdata(scores.cpu().double().numpy(), axis=0)).to(scores.device)
     n_positive, n_negative = len(positive), len(negative)
     smallest = n_positive * (n_positive + 1) / 2
     return ((ranks[:n_positive].sum(0) - smallest) / (n_positive * n_negative)).float()
@@ -45,7 +45,8 @@ def effect_size(
 ) -> float:
     """Return Cohen's d: the difference of the means in pooled standard deviations.
 
-    Infinite where the sides differ and neither varies, NaN where they are one number.
+    Both sides' variances weigh the same, whatever their sizes. Infinite where the sides differ and
+    neither varies, NaN where they are one number.
 
     >>> effect_size(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 3.0]))
     1.41...

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steerlens import Contrast
+from steerlens.contrast import warn_of_repeats
 from steerlens.errors import BadInputError
 
 PAIRS = [(f"p{i}", f"n{i}") for i in range(10)]
@@ -75,6 +76,12 @@ def test_shuffled_swaps_within_pairs() -> None:
     assert all(pair in PAIRS or pair[::-1] in PAIRS for pair in pairs)
     assert any(pair in PAIRS for pair in pairs)
     assert any(pair[::-1] in PAIRS for pair in pairs)
+
+
+def test_items_that_stand_twice_are_told() -> None:
+    chat = [{"role": "user", "content": "good"}]
+    with pytest.warns(UserWarning, match="2 of 7 items repeat another of their side"):
+        warn_of_repeats(["a", "b", "a"], [chat, list(chat), ("a", "b"), "a"])
 
 
 def test_digest_tells_contents_and_order() -> None:

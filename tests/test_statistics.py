@@ -40,6 +40,11 @@ def test_auc_by_column() -> None:
     assert auc(positive, negative).tolist() == pytest.approx(wanted)
 
 
+def test_auc_in_half_precision() -> None:
+    positive, negative = torch.randn(7).bfloat16(), torch.randn(5).bfloat16()
+    assert auc(positive, negative) == auc(positive.float(), negative.float())
+
+
 def test_nan_has_no_auc() -> None:
     with pytest.raises(BadInputError, match="1 of 4 scores are NaN"):
         auc(torch.tensor([1.0, torch.nan]), torch.tensor([0.0, 2.0]))

@@ -16,7 +16,7 @@ from steerlens.attribution.scores import Inputs, Writers, head_scores, neuron_sc
 from steerlens.attribution.sides import Read, input_name, places, read
 from steerlens.attribution.value import Attribution, Scores
 from steerlens.components import Block, Components, Place, components
-from steerlens.contrast import Contrast, check_contrast
+from steerlens.contrast import Contrast, check_contrast, warn_of_repeats
 from steerlens.directions import Direction, Directions
 from steerlens.directions.collection import listed
 from steerlens.directions.finding import check_read_alike
@@ -93,6 +93,8 @@ def attribute(
     """
     check_contrast(contrast, "Components are scored on")
     _check_asked(metric, max_examples)
+    if probes:
+        warn_of_repeats(contrast.positive, contrast.negative)
     parts = components(model)
     wanted = places(parts)
     along = aims(parts, direction, wanted)

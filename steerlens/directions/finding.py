@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.activations import Activations, collect_sides
-from steerlens.contrast import Contrast, check_contrast
+from steerlens.contrast import Contrast, check_contrast, warn_of_repeats
 from steerlens.directions.clipped import clipped_mean_difference
 from steerlens.directions.collection import Directions
 from steerlens.directions.direction import Direction, Quality
@@ -76,8 +76,9 @@ def find_directions(
     of (positive d), (negative d) examples to a vector (d). The built-in ones return a
     vector as long as the distance of the sides' means along it; the positive side always
     scores higher. `positions` are read as in `collect`. With `quality` each direction carries
-    its held-out AUC beside `placebos` shuffled-label and random directions. A mean difference
-    uses every item; the rest, and quality, at most `max_examples` a side.
+    its held-out AUC beside `placebos` shuffled-label and random directions, with a warning
+    where items stand twice. A mean difference uses every item; the rest, and quality, at most
+    `max_examples` a side.
 
     Raises UnknownNameError on an unknown method or hook point, BadInputError where the sides
     read the same. Cost: one forward pass an item up to the highest layer read, and
@@ -89,6 +90,8 @@ def find_directions(
     """
     check_contrast(contrast, "Directions are found in")
     finder, label = finder_named(method)
+    if quality:
+        warn_of_repeats(contrast.positive, contrast.negative)
     examples = quality or finder is not mean_difference
     positive, negative = collect_sides(
         model,

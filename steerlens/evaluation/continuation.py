@@ -111,7 +111,7 @@ class Continuation:
         found = [[self._read(each) for each in row] for row in written]
         values = [[self.unparsed if score is None else score for score in row] for row in found]
         parsed = [[score is not None for score in row] for row in found]
-        return Scores(torch.tensor(values), torch.tensor(parsed))
+        return Scores(torch.tensor(values, dtype=torch.float32), torch.tensor(parsed))
 
     def _read(self, each: Completion) -> float | None:
         return None if each.overflowed else read(self.judge(each.prompt, each.text))

@@ -242,7 +242,8 @@ def _best(
     sign = -1 if lower else 1
 
     def change(each: Calibrated) -> float:
-        return sign * float(changes(base, choose_on.scores(model, each.steering, seed=seed)).mean())
+        mean = changes(base, choose_on.scores(model, each.steering, seed=seed)).mean()
+        return float((sign * mean).nan_to_num(nan=-torch.inf))
 
     return max(doses, key=change) if len(doses) > 1 else doses[0]
 

@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.activations import Activations, collect, sampled
+from steerlens.contrast import warn_of_repeats
 from steerlens.directions import find_directions
 from steerlens.errors import BadInputError, warn
 from steerlens.host import Host, device_of
@@ -169,6 +170,8 @@ def gates(
     """
     sets = Sets.read(data, "DSAS")
     sides = sets.source, sets.need_control("DSAS")
+    if config.accuracy_on == "cv":
+        warn_of_repeats(*sides)
     names = list(dict.fromkeys(looked_at(leaf) for leaf in steering.interventions))
     source, control = (_features(model, side, names, config, progress) for side in sides)
     about = made_by(model, "dsas", config, sets.digest)

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.attribution.probing import FEWEST, folds, head_accuracy
-from steerlens.contrast import Contrast, check_contrast
+from steerlens.contrast import Contrast, check_contrast, warn_of_repeats
 from steerlens.directions import Direction
 from steerlens.errors import BadInputError
 from steerlens.host import Host, dtype_of, hook_names
@@ -121,6 +121,7 @@ def probed(
             f"ITI ranks heads by held-out accuracy, for which {contrast!r} is too small: give "
             f"{FEWEST} items a side or more."
         )
+    warn_of_repeats(contrast.positive, contrast.negative)
     names = hook_names(model, "z")
     up, down = (
         at_ends(model, side, names, config.max_examples, progress)

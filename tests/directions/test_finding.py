@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import models
 import pytest
 import torch
 from cases import EACH_HOST
-from models import random_rows, tiny
+from models import hosts, random_rows, tiny
 
 import steerlens as sl
 from steerlens.errors import BadInputError, UnknownNameError
+from steerlens.methods import dsas, iti
+from steerlens.methods.data import Sets
 
 pytestmark = pytest.mark.host
 ROWS = random_rows([5] * 12, seed=5)
@@ -61,6 +64,23 @@ def test_a_function_is_a_method(host: str) -> None:
 
 def _read(model: object, name: str) -> list[torch.Tensor]:
     return [sl.collect(model, s, name, progress=False).examples[name] for s in (ROWS[:6], ROWS[6:])]
+
+
+@pytest.mark.parametrize("held_out", ["quality", "probes", "iti", "dsas"])
+def test_what_is_held_out_of_repeated_items_is_told(held_out: str) -> None:
+    """Meaningless sides, each item five times, are told apart at an AUC of 0.9 (12 draws)."""
+    model = tiny("llama", hosts()[0])
+    twice = sl.Contrast(ROWS[:6] * 2, ROWS[6:] * 2)
+    direction = sl.Direction("blocks.1.hook_resid_post", torch.randn(models.D_MODEL))
+    sets = Sets(ROWS[:4] * 2, ROWS[4:8], ROWS[8:] * 2)
+    run = {
+        "quality": lambda: sl.find_directions(model, twice, **QUIET),
+        "probes": lambda: sl.attribute(model, twice, direction, progress=False),
+        "iti": lambda: iti.probed(model, twice, progress=False),
+        "dsas": lambda: dsas.gates(model, sl.add(direction), sets, progress=False),
+    }[held_out]
+    with pytest.warns(UserWarning, match="items repeat another of their side"):
+        run()
 
 
 @EACH_HOST

@@ -241,6 +241,35 @@ def test_a_mistake_in_a_candidate_is_told() -> None:
         at_equal_dose(model, {"none": 0 * toward(model)}, task(), PROMPTS, **given)
 
 
+class Overflowing(Leaning):
+    """No score is a number under noise."""
+
+    def scores(
+        self, model: Any, steering: sl.Steering | None = None, *rest: Any, **more: Any
+    ) -> Any:
+        found = super().scores(model, steering, *rest, **more)
+        return (
+            replace(found, values=found.values * torch.nan) if "noise" in repr(steering) else found
+        )
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_a_candidate_whose_score_is_no_number_is_not_chosen(lower: bool) -> None:
+    model = tiny("llama", hosts()[0])
+    [entry] = at_equal_dose(
+        model,
+        {"either": [noise(), toward(model)]},
+        task(),
+        PROMPTS,
+        kl=0.05,
+        placebos=0,
+        choose_on=Overflowing("overflowing", task(seed=1).prompts, 7),
+        lower=lower,
+        progress=False,
+    ).entries
+    assert "toward" in repr(entry.calibrated.steering)
+
+
 def test_a_list_of_prompts_is_no_task() -> None:
     with pytest.raises(BadInputError, match="choose_on is a list, and a task is wanted"):
         check_task(PROMPTS, "choose_on")

@@ -289,6 +289,11 @@ def test_what_a_judge_cannot_read_is_a_class_of_its_own(model: Any, steering: sl
     assert Scores(torch.ones(2, 3)).parsed_share.tolist() == [1.0, 1.0]
 
 
+def test_what_no_text_counts_is_a_whole_number_too(model: Any) -> None:
+    scores = Continuation("none", ["good w1", "sad"], lambda *_: None, 1, unparsed=-1).scores(model)
+    assert scores.mean.tolist() == [-1.0]
+
+
 def test_judges_read_what_was_written(model: Any, steering: sl.Steering) -> None:
     seen: list[tuple[str, str]] = []
 
