@@ -43,10 +43,9 @@ def auc(
 def effect_size(
     positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]
 ) -> float:
-    """Return Cohen's d: the difference of the means in pooled standard deviations.
+    """Return Cohen's d: the difference of the means, over the root of the sides' mean variance.
 
-    Both sides' variances weigh the same, whatever their sizes. Infinite where the sides differ and
-    neither varies, NaN where they are one number.
+    Infinite where the sides differ and neither varies, NaN where they are one number.
 
     >>> effect_size(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 3.0]))
     1.41...
