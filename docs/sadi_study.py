@@ -36,7 +36,7 @@ TASKS = (
 )
 """The world's tasks of one concept, but for one that the model does without fault (brevity)."""
 FIT, VALIDATION, TEST = 150, 32, 64
-PLACEBOS = 5
+PLACEBOS = 10
 """Draws of random units a site, where no other number is asked for."""
 KS: dict[sadi.Site, tuple[int, ...]] = {
     "head": (3, 10),
