@@ -56,7 +56,8 @@ def host(special: tuple[str, ...] = (), template: str | None = None) -> Any:
     def to_tokens(text: str, truncate: bool = True) -> torch.Tensor:
         return torch.tensor([given(text)["input_ids"]])
 
-    members = dict(cfg=SimpleNamespace(n_ctx=None, d_vocab=len(given)), tokenizer=given, hook_dict={}, hooks=none)
+    cfg = SimpleNamespace(n_ctx=None, d_vocab=len(given))
+    members = dict(cfg=cfg, tokenizer=given, hook_dict={}, hooks=none)
     calls = dict(to_tokens=staticmethod(to_tokens), parameters=none, __call__=none)
     return type("Fake", (), {**members, **calls})()
 
