@@ -163,13 +163,16 @@ def listed(items: Iterable[T], use: str) -> tuple[T, ...]:
     """
     several = isinstance(items, Iterable) and not isinstance(items, str | Mapping)
     found = tuple(items) if several else ()
-    first = found[0] if found else 0
-    if isinstance(first, int | Mapping) or (
-        not isinstance(first, str) and getattr(first, "ndim", 1) == 0
-    ):
+    if not found or _is_part(found[0]):
         given = str(list(found) if several else items)
         raise BadInputError(f"{use} a list of one item or more; got {given[:60]!r}.")
     return found
+
+
+def _is_part(value: Any) -> bool:
+    """Whether this is a piece of one item: a token's id, or a message of a chat."""
+    number = isinstance(value, int) or getattr(value, "ndim", 1) == 0
+    return isinstance(value, Mapping) or (number and not isinstance(value, str))
 
 
 def encode_all(model: Host, items: Iterable[Item], use: str) -> tuple[Encoded, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import models
+import numpy as np
+import pandas
 import pytest
 import torch
 from cases import EACH_HOST
@@ -14,7 +16,7 @@ from models import build, tiny
 import steerlens as sl
 from steerlens.errors import BadInputError
 from steerlens.evaluation import dose
-from steerlens.text import batches, encode, pad, token_strings
+from steerlens.text import batches, encode, listed, pad, token_strings
 from steerlens.transforms import stored_pass
 
 pytestmark = pytest.mark.host
@@ -151,3 +153,9 @@ def test_items_may_come_one_by_one_but_not_alone(host: str, taker: str) -> None:
     for alone in ("good w1 w2", [], iter(())):
         with pytest.raises(BadInputError, match="a list of one item or more; got '"):
             take(model, alone)
+
+
+def test_a_table_of_texts_is_a_list_of_them() -> None:
+    texts = ["good w1", "bad"]
+    assert listed(np.array(texts), "Reading needs") == tuple(texts)
+    assert listed(pandas.Series(texts), "Reading needs") == tuple(texts)

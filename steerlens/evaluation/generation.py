@@ -75,11 +75,11 @@ def completions(
     prompts = listed(prompts, "Completions are written for")
     if coeffs is not None:
         check_coeffs(coeffs)
-    if coeffs is not None and (steering is None or len(coeffs) != len(prompts)):
-        raise BadInputError(
-            f"{len(coeffs)} coeffs need a steering and as many prompts, of which there are "
-            f"{len(prompts)}. Give one a prompt."
-        )
+        if steering is None or len(coeffs) != len(prompts):
+            raise BadInputError(
+                f"{len(coeffs)} coeffs need a steering and as many prompts, of which there are "
+                f"{len(prompts)}. Give one a prompt."
+            )
     if numbers is not None and len(numbers) != len(prompts):
         raise BadInputError(
             f"{len(numbers)} numbers do not tell {len(prompts)} prompts apart. Give one a prompt."
