@@ -27,8 +27,8 @@ TEMPLATE = (
 
 
 def ids(words: str) -> tuple[int, ...]:
-    listed = models.vocabulary()
-    return tuple(listed.index(word) for word in words.split())
+    known = models.vocabulary()
+    return tuple(known.index(word) for word in words.split())
 
 
 @EACH_HOST
